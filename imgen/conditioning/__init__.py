@@ -1,0 +1,5 @@
+"""What a generator is told: each conditioner turns its input into features [B, T, D] and a mask."""
+
+from imgen.conditioning.conditioners import ClassLabels, TextFeatures
+
+CONDITIONERS = {"class": ClassLabels, "text": TextFeatures}

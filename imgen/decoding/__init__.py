@@ -1,0 +1,7 @@
+"""Drawing samples."""
+
+from imgen.decoding.filters import Filters
+from imgen.decoding.generate import decoding_params, generate
+from imgen.decoding.guidance import Guidance
+
+__all__ = ["Filters", "Guidance", "decoding_params", "generate"]

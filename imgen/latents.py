@@ -1,0 +1,35 @@
+"""LatentSpec: what a tokenizer hands to a generator."""
+
+import dataclasses
+import math
+
+from imgen.errors import UserError
+
+KINDS = ("index", "bits", "continuous")
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSpec:
+    """Kind and shape of one image's latents.
+
+    kind: "index" (int32 codes), "bits" (0/1) or "continuous" (float32).
+    grid: layout of the positions, e.g. (16, 16), (128,) or (4, 16, 16).
+    size: vocabulary (index), bits (bits) or channels (continuous) per position.
+    mean, scale: continuous latents are stored as (x - mean) * scale.
+    """
+
+    kind: str
+    grid: tuple[int, ...]
+    size: int
+    mean: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise UserError(f"latent kind {self.kind!r} is none of {', '.join(KINDS)}")
+        object.__setattr__(self, "grid", tuple(int(n) for n in self.grid))
+
+    @property
+    def positions(self) -> int:
+        """Positions per image: the product of the grid."""
+        return math.prod(self.grid)

@@ -1,0 +1,1 @@
+"""Bricks that know nothing of images or tasks."""
