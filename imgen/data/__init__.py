@@ -1,0 +1,23 @@
+"""Images and stored latents: sources of examples, published augmentation, and the loader."""
+
+import inspect
+
+from imgen.data.folder import Folder
+from imgen.data.latents import Latents
+from imgen.data.shapes import Shapes
+from imgen.data.source import Source
+from imgen.data.tfds import Tfds
+from imgen.errors import UserError
+
+SOURCES = {"tfds": Tfds, "folder": Folder, "shapes": Shapes, "latents": Latents}
+
+
+def make_source(name: str, split: str, **kwargs) -> Source:
+    """The data source `name` of SOURCES; `kwargs` are its constructor's. Raises UserError."""
+    if name not in SOURCES:
+        raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
+    try:
+        inspect.signature(SOURCES[name]).bind(split, **kwargs)
+    except TypeError as error:
+        raise UserError(f"data source {name!r}: {error}") from error
+    return SOURCES[name](split, **kwargs)

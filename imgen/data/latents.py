@@ -1,0 +1,207 @@
+"""Stored codes: what `imgen.encode` writes and generator training reads.
+
+A folder holds spec.json and the shards latents-KKKKK-of-NNNNN.array_record. A record is the label
+(int32) followed by the codes of all variants of one image ([V, *grid], C order), little endian.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from imgen.data.source import BadExample
+from imgen.errors import UserError
+from imgen.latents import LatentSpec
+
+FORMAT = 1
+_LABEL = np.dtype("<i4")
+
+
+def _dtype(spec: LatentSpec) -> np.dtype:
+    return np.dtype("<u2" if spec.size <= 2**16 else "<i4")
+
+
+def _shard(directory: Path, shard: int, num_shards: int) -> Path:
+    return directory / f"latents-{shard:05d}-of-{num_shards:05d}.array_record"
+
+
+class LatentsWriter:
+    """Writes one shard of a folder of codes; use it as a context manager.
+
+    The shard has a temporary name until the block ends without an error. With several processes
+    each writes its own; shard 0 also writes spec.json.
+
+    split: the split that was encoded, e.g. "train". variants: codes stored per image (V).
+    tokenizer_hash: says which tokenizer made the codes.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        spec: LatentSpec,
+        *,
+        split: str,
+        tokenizer_hash: str,
+        variants: int,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        shard: int = 0,
+        num_shards: int = 1,
+    ):
+        if spec.kind != "index":
+            raise UserError(f"only codes of kind 'index' can be stored, not {spec.kind!r}")
+        self._directory = Path(path).expanduser()
+        self._final = _shard(self._directory, shard, num_shards)
+        if self._final.exists() or (self._directory / "spec.json").exists():
+            raise UserError(f"{self._directory} already holds latents; write elsewhere")
+        self._spec, self._shape = spec, (variants, *spec.grid)
+        self._about = {
+            "format": FORMAT,
+            "kind": spec.kind,
+            "grid": list(spec.grid),
+            "size": spec.size,
+            "variants": variants,
+            "split": split,
+            "num_classes": num_classes,
+            "class_names": None if class_names is None else list(class_names),
+            "tokenizer_hash": tokenizer_hash,
+            "num_shards": num_shards,
+        }
+        self._writes_spec = shard == 0
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._partial = self._final.with_name(f".partial-{self._final.name}")
+            # One record a group: the reader wants single records in random order.
+            self._writer = ArrayRecordWriter(str(self._partial), "group_size:1")
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"cannot write to {self._directory}: {error}") from error
+
+    def write(self, codes: np.ndarray, label: int) -> None:
+        """Adds one image: integer codes [V, *grid], each in [0, spec.size)."""
+        codes = np.asarray(codes)
+        if codes.shape != self._shape:
+            raise ValueError(f"codes of shape {codes.shape}, expected {self._shape}")
+        if codes.min() < 0 or codes.max() >= self._spec.size:
+            raise ValueError(f"codes outside [0, {self._spec.size})")
+        record = np.array(label, _LABEL).tobytes() + codes.astype(_dtype(self._spec)).tobytes()
+        self._writer.write(record)
+
+    def __enter__(self) -> "LatentsWriter":
+        return self
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        self._writer.close()
+        if error_type is not None:
+            self._partial.unlink()
+            return
+        os.replace(self._partial, self._final)
+        if self._writes_spec:
+            partial = self._directory / ".partial-spec.json"
+            partial.write_text(json.dumps(self._about, indent=1) + "\n")
+            os.replace(partial, self._directory / "spec.json")
+
+
+def _read_about(directory: Path) -> dict:
+    try:
+        about = json.loads((directory / "spec.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{directory} holds no latents (no spec.json); write them with imgen.encode"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{directory / 'spec.json'} is not JSON: {error}") from error
+    if about.get("format") != FORMAT:
+        raise UserError(f"{directory}: latents format {about.get('format')}, expected {FORMAT}")
+    return about
+
+
+def _open(directory: Path, about: dict) -> ArrayRecordDataSource:
+    shards = [_shard(directory, k, about["num_shards"]) for k in range(about["num_shards"])]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise UserError(f"{directory} lacks {', '.join(missing[:3])}; encode the data set again")
+    try:
+        return ArrayRecordDataSource([str(shard) for shard in shards])
+    except Exception as error:  # the C++ reader raises several unrelated types
+        raise UserError(f"{directory} has a broken shard, encode it again: {error}") from error
+
+
+class Latents:
+    """The data source "latents": {"codes": int32 [V, *grid], "label": int}.
+
+    path: a folder written by LatentsWriter, or one with a sub-folder named like the split. Several
+    paths hold other crops of the same images: their variants are put together, so that drawing one
+    uniformly (TrainCodes) is LlamaGen's sampling: one of its two sets of ten crops, then a crop.
+    tokenizer_hash: if given, codes of another tokenizer are refused.
+    """
+
+    def __init__(self, split: str, *, path: str | Sequence[str], tokenizer_hash: str | None = None):
+        paths = [path] if isinstance(path, str | Path) else list(path)
+        folders = [Path(p).expanduser() for p in paths]
+        folders = [folder / split if (folder / split).is_dir() else folder for folder in folders]
+        abouts = [_read_about(folder) for folder in folders]
+        first = abouts[0]
+        for folder, about in zip(folders, abouts, strict=True):
+            if about["split"] != split:
+                raise UserError(f"{folder} holds the split {about['split']!r}, not {split!r}")
+            if tokenizer_hash not in (None, about["tokenizer_hash"]):
+                raise UserError(
+                    f"{folder} was written by another tokenizer ({about['tokenizer_hash']}, "
+                    f"not {tokenizer_hash}); encode the data set again"
+                )
+            for field in ("kind", "grid", "size", "tokenizer_hash", "num_classes"):
+                if about[field] != first[field]:
+                    raise UserError(f"{folder} and {folders[0]} differ in {field}")
+        self._records = [_open(*pair) for pair in zip(folders, abouts, strict=True)]
+        if len({len(records) for records in self._records}) > 1:
+            raise UserError(f"{' and '.join(map(str, folders))} hold unlike numbers of images")
+
+        self.name = str(folders[0])
+        self.spec = LatentSpec(first["kind"], tuple(first["grid"]), first["size"])
+        self.tokenizer_hash: str = first["tokenizer_hash"]
+        self.num_classes = first["num_classes"]
+        self.class_names = None if first["class_names"] is None else tuple(first["class_names"])
+        self._folders, self._variants = folders, [about["variants"] for about in abouts]
+        if not len(self):
+            raise UserError(f"{self.name} holds no images")
+        self[0], self[len(self) - 1]  # fail now if the records are not what spec.json says
+
+    def __len__(self) -> int:
+        return len(self._records[0])
+
+    def __getitem__(self, index: int) -> dict:
+        return self.read_many([index])[0]
+
+    def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
+        """As `data.source.read`, with no example ever bad: a broken file is a UserError."""
+        sets = []
+        parts = zip(self._folders, self._records, self._variants, strict=True)
+        for folder, records, variants in parts:
+            try:
+                found = records.__getitems__(list(indices))
+            except Exception as error:
+                raise UserError(f"cannot read {folder}, encode it again: {error}") from error
+            sets.append([self._parse(record, folder, variants) for record in found])
+        examples = []
+        for parts in zip(*sets, strict=True):
+            labels = {label for label, _ in parts}
+            if len(labels) > 1:
+                raise UserError(f"{' and '.join(map(str, self._folders))} differ in their labels")
+            codes = np.concatenate([codes for _, codes in parts]).astype(np.int32)
+            examples.append({"codes": codes, "label": labels.pop()})
+        return examples
+
+    def _parse(self, record: bytes, folder: Path, variants: int) -> tuple[int, np.ndarray]:
+        dtype = _dtype(self.spec)
+        expected = _LABEL.itemsize + variants * self.spec.positions * dtype.itemsize
+        if len(record) != expected:
+            raise UserError(
+                f"{folder}: a record of {len(record)} bytes where spec.json implies {expected}; "
+                "the shards and spec.json are of different runs"
+            )
+        codes = np.frombuffer(record, dtype, offset=_LABEL.itemsize)
+        return int(np.frombuffer(record, _LABEL, 1)[0]), codes.reshape(variants, *self.spec.grid)
