@@ -1,0 +1,84 @@
+"""What all commands share: exit statuses, argument errors, logging, the run's folder."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from imgen.errors import NonFiniteLoss, UserError
+from imgen.training.progress import CLEAR_LINE
+from imgen.training.signals import Interrupted
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, and whose flags can't be abbreviated."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help")
+
+
+def run(main: Callable[[], None]) -> int:
+    """Calls `main` and turns its ends into exit statuses.
+
+    0 done; 2 UserError, 3 NonFiniteLoss (one line on standard error, no traceback); 128 + signal
+    (143 SIGTERM, 130 Ctrl-C) when asked to stop, so that a script can tell "stopped" from "done".
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    _log_to_terminal()
+    try:
+        main()
+    except UserError as error:
+        return _end(f"imgen: error: {error}", 2)
+    except NonFiniteLoss as error:
+        return _end(f"imgen: error: {error}", 3)
+    except Interrupted as stopped:
+        return _end(f"imgen: {stopped}", 128 + stopped.signum)
+    except KeyboardInterrupt:
+        return _end("imgen: interrupted", 128 + signal.SIGINT)
+    return 0
+
+
+def _end(message: str, status: int) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def _log_to_terminal() -> None:
+    """imgen's own messages go to standard output; of Orbax's, which log by absl, only errors."""
+    handler = logging.StreamHandler(sys.stdout)
+    clear = CLEAR_LINE if sys.stdout.isatty() else ""
+    handler.setFormatter(logging.Formatter(clear + "%(message)s"))
+    logger = logging.getLogger("imgen")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in ~/.cache/imgen/jax, or where JAX_COMPILATION_CACHE_DIR says."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "imgen" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def make_workdir(path: str | Path) -> Path:
+    """Makes the folder of a run. Raises UserError if it can't be made or written to."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to workdir {path} ({error.strerror}); choose another --workdir"
+        ) from error
+    return path

@@ -1,0 +1,103 @@
+"""Trains every stage of a config.
+
+    python -m imgen.train --config configs/NAME.py[:ARG] --workdir RUN
+
+Any value of the config can be changed by `--config.key=value`. Started again with the same workdir,
+it goes on where it stopped; `--config` may then be left out. Exit status: 0 when all stages are
+done, 2 for an error of use, 3 when the loss is not finite, 143 or 130 when SIGTERM or Ctrl-C
+stopped it (after a checkpoint).
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from imgen import cli, config
+from imgen.errors import UserError
+from imgen.stages import build_stages
+from imgen.training.loop import train_stage
+from imgen.training.metrics import MetricWriter, read_metrics
+from imgen.training.report import summary_text, write_report
+from imgen.training.sharding import make_mesh
+
+log = logging.getLogger("imgen.train")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="imgen.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", metavar="FILE.py[:ARG]", help="default: RUN/config.json")
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--distributed",
+        nargs="?",
+        const="auto",
+        metavar="HOST:PORT,PROCESSES,ID",
+        help="one of several processes; no value on TPU pods and SLURM, where JAX finds the others",
+    )
+    args, rest = parser.parse_known_args(argv)
+    unknown = [a for a in rest if not a.startswith(config.OVERRIDE)]
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]!r}")
+    if args.distributed:
+        _join(args.distributed)
+    if jax.process_index() != 0:
+        logging.getLogger("imgen").setLevel(logging.WARNING)
+    cli.use_compilation_cache()
+    _train(args.config, rest, cli.make_workdir(args.workdir))
+
+
+def _join(how: str) -> None:
+    if how == "auto":
+        return jax.distributed.initialize()
+    try:
+        address, processes, index = how.split(",")
+        processes, index = int(processes), int(index)
+    except ValueError:
+        raise UserError(f"--distributed {how!r} is not HOST:PORT,PROCESSES,ID") from None
+    jax.distributed.initialize(address, processes, index)
+
+
+def _train(path: str | None, overrides: Sequence[str], workdir: Path) -> None:
+    settings = _settle(path, overrides, workdir)
+    mesh = make_mesh(**settings.get("mesh", {}))
+    log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
+    writer, began = MetricWriter(workdir), time.monotonic()
+    meta = {"config": config.to_json(settings)}
+    try:
+        for stage in build_stages(settings, workdir, mesh):
+            train_stage(
+                stage, workdir=workdir, mesh=mesh, seed=settings.seed, writer=writer, meta=meta
+            )
+    finally:
+        writer.close()
+    if jax.process_index() == 0:
+        log.info("%s", summary_text(read_metrics(workdir / "metrics.jsonl")))
+        report = write_report(workdir)
+        log.info("done in %.0f s: %s", time.monotonic() - began, report)
+
+
+def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
+    """The config to train, checked against and written to RUN/config.json."""
+    saved = workdir / "config.json"
+    if path is None and not saved.exists():
+        raise UserError(f"--config is needed: {workdir} holds no run to go on with")
+    if path is None:
+        settings = config.override(config.read_config(workdir), overrides)
+    else:
+        settings = config.load_config(path, overrides)
+    if saved.exists():
+        for change in config.check_resume(config.read_config(workdir), settings, workdir):
+            log.info("changed since the last start: %s", change)
+    if jax.process_index() == 0:
+        unfinished = saved.with_suffix(".tmp")
+        unfinished.write_text(config.to_json(settings))
+        unfinished.replace(saved)
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

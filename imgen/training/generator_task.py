@@ -1,0 +1,198 @@
+"""What stage 2 trains: a generator on a tokenizer's codes (LlamaGen, sections 2.2 and 3.2)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from imgen import images
+from imgen.decoding import Filters, Guidance, decoding_params, generate
+from imgen.generators import Generator
+from imgen.generators.heads import categorical_nll
+from imgen.training import optim
+from imgen.training.gradients import accumulate
+from imgen.training.task import Batch, State
+
+# Official buffers: saved, never trained, not decayed.
+FROZEN = ("null_features",)
+# As published: weight decay on every matrix, embeddings included, none on norm gains.
+DECAY = ((r"/scale$", 0.0), (".*", 1.0))
+SHARDING_RULES = [
+    (r"^params/.*attention/qkv/kernel$", ("fsdp", "tensor", None, None)),  # [D, Nkv, G + 2, H]
+    (r"^params/.*attention/out/kernel$", ("tensor", None, "fsdp")),  # [N, H, D]
+    (r"^params/.*gate_up/kernel$", ("fsdp", None, "tensor")),  # [D, 2, F]
+    (r"^params/.*down/kernel$", ("tensor", "fsdp")),  # [F, D]
+    (r"^params/tokens/embedding$", ("tensor", "fsdp")),  # [V, D]
+    (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V]
+    (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
+    (r"^params/.*(scale|special|position_table|null_features)$", ()),
+    (r"^tokenizer/", ()),
+]
+
+
+def mean_nll(nll: jax.Array, weight: jax.Array) -> jax.Array:
+    """Mean over the codes of the samples that count: sum(nll w) / max(sum w, 1). nll [B, P], weight [B]."""
+    weight = jnp.broadcast_to(weight.astype(jnp.float32)[:, None], nll.shape)
+    return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+@dataclasses.dataclass
+class GeneratorTask:
+    """Next-code cross-entropy with a share of the conditions dropped.
+
+    generator: the model.
+    tokenizer: the frozen tokenizer, which encodes the images of a batch and decodes samples; None where
+        batches hold codes and no tokenizer is known (no pictures then).
+    tokenizer_params: its parameters; they travel in the state, so that a checkpoint can draw images.
+    optimizer: arguments of `optim.make_optimizer`.   total_steps: length of the run, for its schedule.
+    condition_dropout: share of samples trained on the null condition (LlamaGen: 0.1).
+    ema_decay: 0 keeps no average; evaluation and samples use the average where there is one.
+    microbatches: passes that a batch is cut into.
+    guidance, filters, num_samples: of the pictures.
+    """
+
+    generator: Generator
+    tokenizer: nn.Module | None
+    tokenizer_params: Any
+    optimizer: dict
+    total_steps: int
+    condition_dropout: float = 0.1
+    ema_decay: float = 0.0
+    microbatches: int = 1
+    guidance: Guidance = Guidance()
+    filters: Filters = Filters()
+    num_samples: int = 64
+
+    def __post_init__(self):
+        self.optimizer = {"decay": DECAY, "frozen": FROZEN, **self.optimizer}
+        self._optimizer, self._learning_rate = optim.make_optimizer(
+            total_steps=self.total_steps, **self.optimizer
+        )
+        self.sharding_rules = SHARDING_RULES
+
+    @property
+    def frozen_items(self) -> State:
+        """State that training carries along unchanged."""
+        return {} if self.tokenizer is None else {"tokenizer": self.tokenizer_params}
+
+    def parameter_notes(self, params) -> dict[str, str]:
+        return optim.describe(params, **self.optimizer)
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        batch = jax.tree.map(lambda x: x[:1], batch)
+        codes = jnp.zeros((1, self.generator.plan.positions), jnp.int32)
+        params = self.generator.init(rng, codes, self._condition(batch))["params"]
+        state = {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            "opt": self._optimizer.init(params),
+        }
+        if self.ema_decay:
+            state["ema"] = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        return state
+
+    def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
+        def loss_fn(params, batch, rng):
+            drop_key, dropout_key = jax.random.split(rng)
+            codes = self._codes(state, batch)
+            null = jax.random.bernoulli(drop_key, self.condition_dropout, codes.shape[:1])
+            logits = self.generator.apply(
+                {"params": params},
+                codes,
+                self._condition(batch),
+                null,
+                rngs={"dropout": dropout_key},
+            )
+            nll = categorical_nll(logits, codes)
+            return mean_nll(nll, batch.get("valid", jnp.ones(len(nll)))), {}
+
+        loss, _, gradient = accumulate(loss_fn, state["params"], batch, rng, self.microbatches)
+        updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
+        new = {
+            **state,
+            "step": state["step"] + 1,
+            "params": optax.apply_updates(state["params"], updates),
+            "opt": opt,
+        }
+        if self.ema_decay:
+            new["ema"] = optim.ema_update(state["ema"], new["params"], self.ema_decay)
+        metrics = {
+            "loss": loss,
+            "nats_per_image": loss * self.generator.plan.positions,
+            "grad_norm": optax.tree.norm(gradient),
+            "learning_rate": self._learning_rate(state["step"]),
+        }
+        return new, metrics
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        codes = self._codes(state, batch)
+        logits = self.generator.apply({"params": averaged(state)}, codes, self._condition(batch))
+        nll = categorical_nll(logits, codes).sum(axis=1)
+        return {"nll": jnp.sum(nll * batch["mask"]), "images": jnp.sum(batch["mask"])}
+
+    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        per_image = float(sums["nll"] / max(sums["images"], 1))
+        return {"loss": per_image / self.generator.plan.positions, "nats_per_image": per_image}
+
+    def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
+        """Samples for the conditions of a batch; for classes, each in turn."""
+        if self.tokenizer is None:
+            return {}
+        cond = jax.tree.map(lambda x: x[: self.num_samples], self._condition(batch))
+        if "label" in cond:
+            labels = np.arange(self.num_samples) % self.generator.conditioner.num_classes
+            cond = {"label": jnp.asarray(labels, jnp.int32)}
+        draw = sampler(self.generator, self.tokenizer, self.guidance, self.filters)
+        pixels = draw(
+            averaged(state), state["tokenizer"], cond, rng, jnp.arange(len(cond_leaf(cond)))
+        )
+        return {"samples": images.grid(jax.device_get(pixels))}
+
+    def _codes(self, state: State, batch: Batch) -> jax.Array:
+        """Codes [B, P] of a batch: stored ones, or the frozen tokenizer's."""
+        if "codes" in batch:
+            codes = batch["codes"]
+        else:
+            pixels = images.to_float(batch["image"])
+            codes = self.tokenizer.apply({"params": state["tokenizer"]}, pixels, method="encode")
+        return jax.lax.stop_gradient(codes).reshape(len(codes), -1)
+
+    def _condition(self, batch: Batch) -> dict[str, jax.Array]:
+        return {name: batch[name] for name in self.generator.conditioner.inputs}
+
+
+def averaged(state: State):
+    """The parameters to evaluate and to sample with: the average where there is one."""
+    return state.get("ema", state["params"])
+
+
+def cond_leaf(cond: dict) -> jax.Array:
+    """Any array of a condition: its leading axis is the batch."""
+    return next(iter(cond.values()))
+
+
+def sampler(
+    generator: Generator, tokenizer: nn.Module, guidance: Guidance, filters: Filters
+) -> Callable[..., jax.Array]:
+    """(params, tokenizer params, cond, key, sample numbers [B]) -> uint8 images [B, H, W, 3]."""
+
+    @jax.jit
+    def draw(params, tokenizer_params, cond, rng, sample_ids):
+        codes = generate(
+            generator,
+            decoding_params(params, generator.dtype),
+            cond,
+            rng,
+            sample_ids=sample_ids,
+            guidance=guidance,
+            filters=filters,
+        )
+        pixels = tokenizer.apply({"params": tokenizer_params}, codes, method="decode")
+        return images.to_uint8(pixels)
+
+    return draw

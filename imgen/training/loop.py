@@ -1,0 +1,293 @@
+"""The training loop of one stage: the same for every task, on one device or many hosts."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen import images
+from imgen.errors import NonFiniteLoss, UserError
+from imgen.training import prefetch
+from imgen.training.checkpoint import Checkpointer
+from imgen.training.metrics import MetricWriter
+from imgen.training.overview import memory_note, parameter_table
+from imgen.training.progress import Progress
+from imgen.training.report import write_report
+from imgen.training.sharding import batch_sharding, check_batch_size, replicated
+from imgen.training.signals import Interrupted, StopRequest
+from imgen.training.state import abstract_state, init_state, run_keys
+from imgen.training.task import State, Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One thing to train. Every `*_every` counts steps; 0 means only after the last one.
+
+    make_train: first step -> this process's batches from that step on; a batch depends on nothing
+      but its step, which is what makes a resumed run exact.
+    make_eval: () -> this process's evaluation batches, equally many on every process; None: no
+      evaluation. Its first batch is also the one that is visualised.
+    batch_size: global. keep, keep_every: see Checkpointer.
+    evaluators: what is measured besides, after the last step: state -> metrics.
+    """
+
+    name: str
+    task: Task
+    make_train: Callable[[int], Iterator[dict[str, np.ndarray]]]
+    make_eval: Callable[[], Iterator[dict[str, np.ndarray]]] | None
+    steps: int
+    batch_size: int
+    log_every: int = 50
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    visualize_every: int = 0
+    keep: int = 2
+    keep_every: int | None = None
+    evaluators: tuple[Callable[[State], dict[str, float]], ...] = ()
+
+
+def checkpoint_dir(workdir: str | Path, stage: str) -> Path:
+    return Path(workdir) / "checkpoints" / stage
+
+
+def train_stage(
+    stage: Stage,
+    *,
+    workdir: str | Path,
+    mesh,
+    seed: int,
+    writer: MetricWriter,
+    meta: dict | None = None,
+) -> State | None:
+    """Trains `stage` from its newest checkpoint, or from scratch, to its last step.
+
+    meta: JSON saved in every checkpoint beside step and data position (the config, say).
+
+    Returns the final state, or None if the stage was finished before. Raises NonFiniteLoss (no
+    checkpoint is ever written of a state that is not finite), Interrupted after SIGTERM or Ctrl-C
+    (a checkpoint is written first), UserError for a checkpoint that does not fit.
+    """
+    check_batch_size(stage.batch_size, mesh)
+    folder = checkpoint_dir(workdir, stage.name)
+    with (
+        jax.set_mesh(mesh),
+        StopRequest() as stop,
+        Checkpointer(folder, keep=stage.keep, keep_every=stage.keep_every) as checkpointer,
+    ):
+        start = checkpointer.latest_step() or 0
+        if start >= stage.steps:
+            log.info("%s: already trained for %d steps", stage.name, start)
+            return None
+        progress = Progress(
+            stage.name,
+            stage.steps,
+            start=start,
+            items=stage.batch_size,
+            noun="images",
+            enabled=jax.process_index() == 0,
+        )
+        with prefetch.closing(stage.make_train(start)) as batches, contextlib.closing(progress):
+            run = _StageRun(
+                stage, Path(workdir), mesh, seed, writer, checkpointer, meta or {}, batches
+            )
+            return run.train(stop, progress)
+
+
+class _StageRun:
+    """The loop's machinery for one call of `train_stage`: state, compiled step, clocks, rows."""
+
+    def __init__(self, stage, workdir, mesh, seed, writer, checkpointer, meta, batches):
+        self._stage, self._task, self._workdir, self._mesh = stage, stage.task, workdir, mesh
+        self._seed, self._writer, self._checkpointer, self._meta = seed, writer, checkpointer, meta
+        self._unlogged: tuple[int, dict] | None = None
+        self._note = ""
+        self._batches = prefetch.on_device(batches, batch_sharding(mesh))
+        self._first = self._next_batch()
+        self._abstract = abstract_state(self._task, self._first, self._task.sharding_rules, mesh)
+        self._start_state()
+        self._compile()
+        self._clock = time.monotonic() - self._seconds_before
+        self._window = (self._start, time.monotonic())
+
+    def _start_state(self) -> None:
+        restored = self._checkpointer.restore_latest(self._abstract)
+        if restored is None:
+            self._start, self._saved, self._seconds_before = 0, None, 0.0
+            self._state = init_state(self._task, self._seed, self._first, self._abstract)
+        else:
+            self._state, meta = restored
+            self._start = self._saved = meta["step"]
+            self._seconds_before = meta["seconds"]
+            log.info("%s: resuming after step %d", self._stage.name, self._start)
+        self._writer.begin(self._stage.name, self._start)
+
+    def _compile(self) -> None:
+        notes = getattr(self._task, "parameter_notes", lambda params: {})(self._abstract["params"])
+        rules = self._task.sharding_rules
+        log.info("%s", parameter_table(self._abstract, rules, self._mesh, notes))
+        seed = self._seed
+
+        def train_step(state, batch):
+            key = jax.random.fold_in(run_keys(seed)[1], state["step"])
+            return self._task.train_step(state, batch, key)
+
+        shardings = jax.tree.map(lambda x: x.sharding, self._abstract)
+        began = time.monotonic()
+        self._train_step = (
+            jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(self._mesh)))
+            .lower(self._abstract, self._first)
+            .compile()
+        )
+        self._eval_step = jax.jit(self._task.eval_step, out_shardings=replicated(self._mesh))
+        self._is_finite = jax.jit(_all_finite)
+        seconds = time.monotonic() - began
+        log.info("compiled in %.1f s; %s", seconds, memory_note(self._train_step))
+
+    def train(self, stop: StopRequest, progress: Progress) -> State:
+        stage, batch, previous = self._stage, self._first, None
+        for step in range(self._start + 1, stage.steps + 1):
+            with jax.transfer_guard("disallow"):
+                self._state, metrics = self._train_step(self._state, batch)
+            # The device is busy with this step: time for the host's work on the one before.
+            self._log()
+            jax.block_until_ready(previous)
+            previous = metrics
+            last = step == stage.steps
+            if logged := _due(step, stage.log_every, last):
+                self._unlogged = (step, metrics)
+            signum = stop.agreed(ask_others=logged)
+            if not (last or signum):
+                batch = self._next_batch()
+            if evaluated := stage.make_eval and _due(step, stage.eval_every, last):
+                self._pause(self._evaluate, step)
+            if stage.make_eval and _due(step, stage.visualize_every, last):
+                self._pause(self._visualize, step)
+            if saved := signum or _due(step, stage.checkpoint_every, last):
+                self._pause(self._save, step)
+            if evaluated or saved:
+                self._pause(self._report, step)
+            progress.update(step, self._note)
+            if signum:
+                self._checkpointer.wait()
+                raise Interrupted(
+                    signum,
+                    f"stopped at {stage.name} step {step}: checkpoint saved, "
+                    "start the same command again to go on",
+                )
+        self._checkpointer.wait()
+        return self._state
+
+    def _next_batch(self):
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise UserError(f"{self._stage.name}: the training data has ended") from None
+
+    def _pause(self, work: Callable[[int], None], step: int) -> None:
+        """Does something that is not training, and keeps its time out of the speed."""
+        self._log()
+        jax.block_until_ready(self._state)
+        began = time.monotonic()
+        work(step)
+        done, since = self._window
+        self._window = (done, since + time.monotonic() - began)
+
+    def _log(self) -> None:
+        """Writes the row of the last logged step, whose metrics the device has finished by now."""
+        if self._unlogged is None:
+            return
+        step, metrics = self._unlogged
+        self._unlogged = None
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        now = time.monotonic()
+        done, since = self._window
+        self._window = (step, now)
+        speed = (step - done) * self._stage.batch_size / max(now - since, 1e-9)
+        self._writer.write(
+            self._stage.name,
+            step,
+            {**values, "images_per_second": speed, "seconds": now - self._clock},
+        )
+        self._note = f"loss {values['loss']:.4g}" if "loss" in values else ""
+        bad = [k for k, v in values.items() if "loss" in k and not math.isfinite(v)]
+        if bad:
+            raise NonFiniteLoss(self._not_finite(f"{bad[0]} is {values[bad[0]]}", step))
+
+    def _not_finite(self, what: str, step: int) -> str:
+        self._checkpointer.wait()
+        good = "there is no checkpoint yet"
+        if self._saved is not None:
+            folder = checkpoint_dir(self._workdir, self._stage.name) / str(self._saved)
+            good = f"the last good checkpoint is {folder}"
+        return (
+            f"{self._stage.name} step {step}: {what}; {good}. "
+            "Lower the learning rate or clip_norm, or compute in float32, and start again"
+        )
+
+    def _save(self, step: int) -> None:
+        if not self._is_finite(self._state):
+            raise NonFiniteLoss(self._not_finite("the parameters or moments are not finite", step))
+        meta = {
+            **self._meta,
+            "data": {"next_index": step * self._stage.batch_size},
+            "seconds": time.monotonic() - self._clock,
+        }
+        self._checkpointer.save(step, self._state, meta)
+        self._saved = step
+
+    def _evaluate(self, step: int) -> None:
+        sums: dict[str, np.ndarray] = {}
+        with prefetch.closing(self._stage.make_eval()) as batches:
+            for batch in prefetch.on_device(batches, batch_sharding(self._mesh)):
+                for name, value in jax.device_get(self._eval_step(self._state, batch)).items():
+                    # Wide on the host: counts over a large set overflow float32's 24 bits.
+                    wide = np.float64 if np.issubdtype(value.dtype, np.floating) else np.int64
+                    sums[name] = sums.get(name, 0) + value.astype(wide)
+        if not sums:
+            raise UserError(f"{self._stage.name}: the evaluation data has no batch")
+        values = dict(self._task.summarize(sums))
+        if step == self._stage.steps:
+            for evaluator in self._stage.evaluators:
+                values |= evaluator(self._state)
+        values = {f"val/{k}": float(v) for k, v in values.items()}
+        seconds = {"seconds": time.monotonic() - self._clock}
+        self._writer.write(self._stage.name, step, {**values, **seconds})
+        text = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
+        log.info("%s step %d: %s", self._stage.name, step, text)
+
+    def _visualize(self, step: int) -> None:
+        # The same key and examples every time: pictures of different steps differ by training only.
+        key = run_keys(self._seed)[0]
+        pictures = self._task.visualize(self._state, self._picture_batch, key)
+        if jax.process_index() == 0:
+            for name, picture in pictures.items():
+                path = self._workdir / "samples" / self._stage.name / f"{name}_{step:08d}.png"
+                images.save_png(path, images.enlarge(picture))
+
+    @functools.cached_property
+    def _picture_batch(self):
+        with prefetch.closing(self._stage.make_eval()) as batches:
+            return prefetch.to_global(next(iter(batches)), batch_sharding(self._mesh))
+
+    def _report(self, step: int) -> None:
+        if jax.process_index() == 0:
+            write_report(self._workdir)
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return last or (every > 0 and step % every == 0)
+
+
+def _all_finite(tree) -> jax.Array:
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))

@@ -1,0 +1,154 @@
+"""Optimisers, learning-rate schedules, weight decay and freezing by parameter path."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imgen.errors import UserError
+from imgen.training import paths
+
+SCALINGS: dict[str, Callable] = {
+    "adamw": lambda b1, b2, eps: optax.scale_by_adam(b1, b2, eps),
+    "adam": lambda b1, b2, eps: optax.scale_by_adam(b1, b2, eps),
+    "lion": lambda b1, b2, eps: optax.scale_by_lion(b1, b2),
+}
+
+
+def _constant(peak, steps):
+    return optax.constant_schedule(peak)
+
+
+def _cosine(peak, steps, final=0.0):
+    return optax.cosine_decay_schedule(peak, max(steps, 1), alpha=final)
+
+
+def _linear(peak, steps, final=0.0):
+    return optax.linear_schedule(peak, peak * final, max(steps, 1))
+
+
+def _step(peak, steps, factor=0.1, at=()):
+    """Multiplies the rate by `factor` at each share of the run in `at`, e.g. (0.5, 0.75)."""
+    return optax.piecewise_constant_schedule(peak, {int(share * steps): factor for share in at})
+
+
+def _wsd(peak, steps, decay_share=0.2, final=0.0):
+    """Warm-up, stable, decay: constant, then linear to `final` over the last `decay_share`."""
+    decay = max(int(decay_share * steps), 1)
+    return optax.join_schedules(
+        [optax.constant_schedule(peak), optax.linear_schedule(peak, peak * final, decay)],
+        [steps - decay],
+    )
+
+
+SCHEDULES = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "linear": _linear,
+    "step": _step,
+    "wsd": _wsd,
+}
+
+
+def make_schedule(
+    learning_rate: float, total_steps: int, name: str = "constant", warmup_steps: int = 0, **shape
+) -> optax.Schedule:
+    """Learning rate as a function of the updates done before (0 at the first).
+
+    Warm-up is linear and already non-zero at the first step: `learning_rate / warmup_steps`. The
+    rest of the run follows the named shape; `final` and `factor` are shares of the peak rate.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"schedule {name!r} is none of {', '.join(SCHEDULES)}")
+    after = SCHEDULES[name](learning_rate, total_steps - warmup_steps, **shape)
+    if not warmup_steps:
+        return after
+    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1)
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def _decay_weights(weight_decay: float, decay: Sequence[tuple[str, float]]):
+    """Decoupled decay: adds weight_decay * factor * parameter to the update."""
+
+    def update(updates, state, params):
+        def leaf(path, u, p):
+            factor = paths.first_match(paths.path_of(path), decay, "weight-decay")
+            return u + weight_decay * factor * p if factor else u
+
+        return jax.tree_util.tree_map_with_path(leaf, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_frozen(path: str, frozen: Sequence[str]) -> bool:
+    return any(re.search(pattern, path) for pattern in frozen)
+
+
+def make_optimizer(
+    *,
+    learning_rate: float,
+    total_steps: int,
+    name: str = "adamw",
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decay: Sequence[tuple[str, float]] = ((".*", 1.0),),
+    frozen: Sequence[str] = (),
+    clip_norm: float | None = 1.0,
+    schedule: Mapping = {"name": "constant"},  # noqa: B006 (never written to)
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimiser and its learning rate as a function of the step, for the log.
+
+    decay: ordered (regex on the parameter's path, factor on `weight_decay`); every parameter must
+      match one. Not by number of axes: stacked layers (`nn.scan`) give biases two of them.
+    frozen: regexes; a parameter that matches any is never changed (by no decay either) and has no
+      moments. Its gradient does not count in the norm that is clipped.
+    clip_norm: largest global norm of the trained parameters' gradient, None for no clipping.
+    schedule: `name` and the arguments of that schedule (see `make_schedule`).
+    """
+    if name not in SCALINGS:
+        raise UserError(f"optimizer {name!r} is none of {', '.join(SCALINGS)}")
+    if name == "adam" and weight_decay:
+        raise UserError("optimizer 'adam' has no weight decay; use 'adamw' or weight_decay=0")
+    lr = make_schedule(learning_rate, total_steps, **schedule)
+    steps = [SCALINGS[name](*betas, eps)]
+    if clip_norm is not None:
+        steps.insert(0, optax.clip_by_global_norm(clip_norm))
+    if weight_decay:
+        steps.append(_decay_weights(weight_decay, decay))
+    optimizer = optax.chain(*steps, optax.scale_by_learning_rate(lr))
+    if not frozen:
+        return optimizer, lr
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda p, _: "frozen" if _is_frozen(paths.path_of(p), frozen) else "trained", params
+        )
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels), lr
+
+
+def describe(
+    params,
+    *,
+    weight_decay: float = 0.0,
+    decay: Sequence[tuple[str, float]] = ((".*", 1.0),),
+    frozen: Sequence[str] = (),
+    **_,
+) -> dict[str, str]:
+    """What `make_optimizer`, given the same arguments, does to each parameter, by path."""
+
+    def note(path):
+        if _is_frozen(path, frozen):
+            return "frozen"
+        factor = paths.first_match(path, decay, "weight-decay") if weight_decay else 0.0
+        return f"decay {weight_decay * factor:g}" if factor else "no decay"
+
+    return {path: note(path) for path in paths.flatten(params)}
+
+
+def ema_update(ema, params, decay: float | jax.Array):
+    """decay * ema + (1 - decay) * params, in float32."""
+    return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p.astype(jnp.float32), ema, params)

@@ -1,0 +1,44 @@
+"""The train state, made where it will live: shapes, then shardings, then a sharded init."""
+
+import jax
+
+from imgen.training.sharding import Rules, shardings
+from imgen.training.task import Batch, State, Task
+
+
+def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """(key of the initialisation, key from which each step's key is folded)."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    return init_key, step_key
+
+
+def abstract_state(task: Task, batch: Batch, rules: Rules, mesh) -> State:
+    """Shapes, types and shardings of the state; nothing is computed.
+
+    batch: arrays or shapes of one global batch.
+    """
+    shapes = jax.eval_shape(task.init, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    shapes |= jax.eval_shape(lambda: _frozen(task))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings(shapes, rules, mesh),
+    )
+
+
+def init_state(task: Task, seed: int, batch: Batch, abstract: State) -> State:
+    """A fresh state; no device ever holds more than its shards."""
+    out = jax.tree.map(lambda x: x.sharding, abstract)
+    frozen = _frozen(task)
+    made = {key: out[key] for key in out if key not in frozen}
+    state = jax.jit(task.init, out_shardings=made)(run_keys(seed)[0], batch)
+    # A copy: the loop donates its state, and these arrays are the caller's.
+    placed = jax.tree.map(
+        lambda x, s: jax.device_put(x, s, may_alias=False), frozen, {k: out[k] for k in frozen}
+    )
+    return state | placed
+
+
+def _frozen(task: Task) -> State:
+    """Trained elsewhere, carried along unchanged (a frozen tokenizer, LPIPS weights)."""
+    return getattr(task, "frozen_items", {})
