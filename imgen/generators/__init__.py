@@ -1,5 +1,7 @@
 """Models over latents."""
 
+import jax.numpy as jnp
+
 from imgen.conditioning import CONDITIONERS
 from imgen.errors import UserError
 from imgen.generators.generator import Generator
@@ -31,7 +33,9 @@ def make_generator(
         raise UserError(
             f"generator.conditioning.name {name!r} is none of {', '.join(CONDITIONERS)}"
         )
-    conditioner = CONDITIONERS[name](width=width, **conditioning)
+    conditioner = CONDITIONERS[name](
+        width=width, dtype=arguments.get("dtype", jnp.float32), **conditioning
+    )
     return Generator(
         plan=PLANS[plan](spec.grid, conditioner.num_slots, **plan_options),
         vocab=spec.size,

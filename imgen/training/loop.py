@@ -134,7 +134,7 @@ class _StageRun:
     def _compile(self) -> None:
         notes = getattr(self._task, "parameter_notes", lambda params: {})(self._abstract["params"])
         rules = self._task.sharding_rules
-        log.info("%s", parameter_table(self._abstract, rules, self._mesh, notes))
+        self._write_parameter_table(parameter_table(self._abstract, rules, self._mesh, notes))
         seed = self._seed
 
         def train_step(state, batch):
@@ -152,6 +152,13 @@ class _StageRun:
         self._is_finite = jax.jit(_all_finite)
         seconds = time.monotonic() - began
         log.info("compiled in %.1f s; %s", seconds, memory_note(self._train_step))
+
+    def _write_parameter_table(self, table: str) -> None:
+        """RUN/parameters_STAGE.txt; the log gets the total."""
+        path = self._workdir / f"parameters_{self._stage.name}.txt"
+        if jax.process_index() == 0:
+            path.write_text(table + "\n")
+        log.info("%s: %s (%s)", self._stage.name, table.splitlines()[-1], path)
 
     def train(self, stop: StopRequest, progress: Progress) -> State:
         stage, batch, previous = self._stage, self._first, None

@@ -37,6 +37,19 @@ def test_cached_decoding_equals_the_full_forward_pass(plan, grid, options, segme
     np.testing.assert_array_equal(codes, full.argmax(-1))
 
 
+def test_bfloat16_decoding_is_float32_decoding_to_its_precision():
+    cond, logits = {"label": jnp.array([0, 1])}, {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        generator, params = build(dtype=dtype)
+        weights = decoding_params(params, dtype)
+        _, logits[dtype] = generate(
+            generator, weights, cond, jax.random.key(0), filters=GREEDY, return_logits=True
+        )
+        assert logits[dtype].dtype == jnp.float32
+    first = [v[:, 0] for v in logits.values()]  # later codes may differ
+    np.testing.assert_allclose(*first, atol=0.05 * float(jnp.abs(first[0]).max()))
+
+
 def test_text_padding_changes_nothing():
     """A caption's features give the same image whatever stands in the padding."""
     text = {"name": "text", "text_width": 6, "num_slots": 5}

@@ -1,0 +1,84 @@
+"""CIFAR-10 as photographs to tokenize and generate on two CPU cores or any accelerator.
+
+    TFDS_DATA_DIR=... python -m imgen.train --config configs/cifar10.py --workdir runs/cifar10
+
+64 codes an image (8x8) of 512.
+"""
+
+from ml_collections import ConfigDict
+
+ARGS = ("smoke",)
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    config = ConfigDict(
+        dict(
+            seed=0,
+            data=dict(
+                source=dict(name="tfds", dataset="cifar10", data_dir=None),
+                train=dict(split="train"),
+                eval=dict(split="test", num_examples=2000),
+                image_size=32,
+                crop="none",
+                flip=True,
+                num_workers=0,
+            ),
+            tokenizer=dict(
+                name="vq",
+                ch=32,
+                ch_mult=(1, 2, 2),
+                num_res_blocks=1,
+                z_channels=64,
+                codebook_size=512,
+                codebook_dim=8,
+                mid_attention=False,
+                attention_levels=(),
+                groups=8,
+            ),
+            generator=dict(
+                plan="raster",
+                plan_options=dict(),
+                conditioning=dict(name="class", num_classes=10),
+                width=256,
+                depth=6,
+                heads=8,
+                hidden=768,
+                dropout=0.1,
+            ),
+            train=dict(
+                tokenizer=dict(
+                    steps=8000,
+                    batch_size=64,
+                    log_every=50,
+                    eval_every=1000,
+                    checkpoint_every=1000,
+                    ema_decay=0.999,
+                    optimizer=dict(
+                        learning_rate=1e-3, schedule=dict(name="cosine", warmup_steps=200)
+                    ),
+                ),
+                generator=dict(
+                    steps=8000,
+                    batch_size=64,
+                    log_every=50,
+                    eval_every=1000,
+                    checkpoint_every=1000,
+                    ema_decay=0.999,
+                    optimizer=dict(
+                        learning_rate=1e-3,
+                        weight_decay=0.05,
+                        schedule=dict(name="cosine", warmup_steps=200),
+                    ),
+                    guidance=dict(scale=1.5),
+                ),
+            ),
+        )
+    )
+    if arg == "smoke":
+        config.data.eval.num_examples = 32
+        config.tokenizer.update(ch=16, ch_mult=(1, 1, 1), z_channels=16, codebook_size=64)
+        config.generator.update(width=64, depth=2, heads=4, hidden=64)
+        for stage in config.train.values():
+            stage.update(steps=8, batch_size=16, log_every=2, eval_every=4, checkpoint_every=4)
+        config.train.generator.num_samples = 4
+    return config

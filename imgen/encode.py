@@ -1,0 +1,108 @@
+"""Stores a data set as a tokenizer's codes: `python -m imgen.encode --workdir RUN --split S --out DIR`.
+
+Writes DIR/S: for each image the codes of a centre crop and of its mirror image, or with --ten_crop those of
+ten crops, as LlamaGen trains on (run it with --crop_range 1.1 and 1.05 for its two sets). Train on them with
+`data.source=dict(name="latents", path=DIR)`.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from imgen import cli, config, images
+from imgen.data import make_source
+from imgen.data.latents import LatentsWriter
+from imgen.data.loader import eval_batches
+from imgen.data.preprocess import StoredViews
+from imgen.errors import UserError
+from imgen.runs import TrainedTokenizer, fingerprint, load_tokenizer, plain
+from imgen.stages import open_source
+from imgen.training.progress import Progress
+
+log = logging.getLogger("imgen.encode")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="imgen.encode", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--workdir", required=True, metavar="RUN", help="a run with a trained tokenizer"
+    )
+    parser.add_argument("--dataset", help="TFDS name or folder of images (default: the run's data)")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument(
+        "--ten_crop", action="store_true", help="ten crops, not one and its mirror image"
+    )
+    parser.add_argument(
+        "--crop_range", type=float, default=1.1, help="of the ten crops (default 1.1)"
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error("--batch_size must be at least 1")
+    cli.use_compilation_cache()
+
+    out = cli.make_workdir(args.out) / args.split
+    run = load_tokenizer(args.workdir)
+    settings = config.read_config(args.workdir)
+    source = _source(args.dataset, args.split, settings)
+    views = StoredViews(settings.data.image_size, args.ten_crop, args.crop_range)
+    writer = LatentsWriter(
+        out,
+        run.spec,
+        split=args.split,
+        tokenizer_hash=fingerprint(run.params),
+        variants=views.variants,
+        num_classes=source.num_classes,
+        class_names=source.class_names,
+    )
+    batches = eval_batches(source, views, batch_size=args.batch_size)
+    progress = Progress(
+        "encode", -(-len(source) // args.batch_size), items=args.batch_size, noun="images"
+    )
+    written = 0
+    with writer:
+        for step, (codes, labels) in enumerate(_encode(run, batches), 1):
+            for views_codes, label in zip(codes, labels, strict=True):
+                writer.write(views_codes, label)
+            written += len(labels)
+            progress.update(step, "")
+    progress.close()
+    if written < len(source):
+        log.warning(
+            "left out %d of %d images that could not be read", len(source) - written, len(source)
+        )
+    log.info("wrote the codes of %d images to %s", written, out)
+
+
+def _source(dataset: str | None, split: str, settings):
+    if dataset is None:
+        if settings.data.source.name == "latents":
+            raise UserError("this run was trained on stored codes: name the images with --dataset")
+        for which in ("train", "eval"):  # with the options that the run gives this split
+            if settings.data[which].split == split:
+                return open_source(settings, which)
+        return make_source(**plain(settings.data.source), split=split)
+    if dataset == "shapes":
+        return make_source("shapes", split, size=settings.data.image_size)
+    if Path(dataset).is_dir():
+        return make_source("folder", split, path=dataset)
+    return make_source("tfds", split, dataset=dataset)
+
+
+def _encode(run: TrainedTokenizer, batches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Codes [B, V, *grid] and labels [B] of the images that could be read."""
+    encode = jax.jit(lambda pixels: run.encode(images.to_float(pixels)))
+    for batch in batches:
+        pixels = batch["image"]  # [B, V, H, W, 3]
+        codes = np.asarray(encode(pixels.reshape(-1, *pixels.shape[2:])))
+        read = batch["mask"] > 0
+        yield codes.reshape(*pixels.shape[:2], *codes.shape[1:])[read], batch["label"][read]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,116 @@
+"""Measures a trained run on held-out data: `python -m imgen.evaluate --workdir RUN [--metrics ...]`.
+
+Prints one JSON object and writes it to RUN/evaluation.json. Metrics:
+  reconstruction  PSNR of the tokenizer, codebook usage and perplexity over the whole set
+  likelihood      cross-entropy of the generator, in nats per code and per image
+  baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from imgen import cli, config, images
+from imgen.data.loader import eval_batches
+from imgen.errors import UserError
+from imgen.evaluation.codes import bigram_cross_entropy, code_counts, entropy
+from imgen.runs import load_generator, load_tokenizer
+from imgen.stages import eval_transform, evaluation_task, open_source
+
+log = logging.getLogger("imgen.evaluate")
+METRICS = ("reconstruction", "likelihood", "baselines")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="imgen.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, metavar="RUN")
+    parser.add_argument(
+        "--metrics", default=",".join(METRICS), help=f"of {', '.join(METRICS)} (default: all)"
+    )
+    parser.add_argument("--num", type=int, help="held-out images (default: all)")
+    parser.add_argument("--batch_size", type=int, default=128)
+    args = parser.parse_args(argv)
+    metrics = args.metrics.split(",")
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UserError(f"--metrics {metric!r} is none of {', '.join(METRICS)}")
+    cli.use_compilation_cache()
+
+    settings = config.read_config(args.workdir)
+    result = {"workdir": args.workdir, "split": settings.data.eval.split}
+    for metric in metrics:
+        began = time.monotonic()
+        result[metric] = MEASURES[metric](args, settings)
+        result[metric]["seconds"] = round(time.monotonic() - began, 1)
+    text = json.dumps(result, indent=2)
+    (Path(args.workdir) / "evaluation.json").write_text(text + "\n")
+    print(text)
+
+
+def reconstruction(args, settings) -> dict[str, float]:
+    run = load_tokenizer(args.workdir)
+    task = evaluation_task("tokenizer", settings)
+    return _evaluate(task, {"params": run.params}, _held_out(args, settings), run.step)
+
+
+def likelihood(args, settings) -> dict[str, float]:
+    run = load_generator(args.workdir)
+    task = evaluation_task("generator", settings)
+    state = {"params": run.params, "tokenizer": run.tokenizer_params}
+    return _evaluate(task, state, _held_out(args, settings), run.step)
+
+
+def baselines(args, settings) -> dict[str, float]:
+    """What a model without context, and one with a single code of it, make of the same codes."""
+    run = load_tokenizer(args.workdir)
+    encode = jax.jit(lambda pixels: run.encode(images.to_float(pixels)))
+
+    def codes(batches) -> np.ndarray:
+        found = [
+            np.asarray(encode(batch["image"])).reshape(args.batch_size, -1)[batch["mask"] > 0]
+            for batch in batches
+        ]
+        return np.concatenate(found)
+
+    test = codes(_held_out(args, settings))
+    train = codes(_batches(args, settings, "train", None))
+    size = run.spec.size
+    return {
+        "unigram_entropy": entropy(code_counts(test, size)),
+        "bigram_cross_entropy": bigram_cross_entropy(train, test, size),
+        "train_images": len(train),
+        "test_images": len(test),
+    }
+
+
+MEASURES = {"reconstruction": reconstruction, "likelihood": likelihood, "baselines": baselines}
+
+
+def _batches(args, settings, which: str, num: int | None):
+    source = open_source(settings, which)
+    return eval_batches(
+        source, eval_transform(settings), batch_size=args.batch_size, num_examples=num
+    )
+
+
+def _held_out(args, settings):
+    return _batches(args, settings, "eval", args.num)
+
+
+def _evaluate(task, state, batches, step: int) -> dict[str, float]:
+    state = {**state, "step": np.int32(step)}
+    eval_step, sums = jax.jit(task.eval_step), {}
+    for batch in batches:
+        for name, value in jax.device_get(eval_step(state, batch)).items():
+            sums[name] = sums.get(name, 0) + value.astype(np.float64)
+    return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,137 @@
+"""What a user can get wrong: one clear line, exit status 2 (3 for a loss that is not finite)."""
+
+import pytest
+from PIL import Image
+
+from imgen import cli, train
+from tests.data.tiny import write_tfds
+
+QUICK = "configs/quickstart.py:smoke"
+
+
+def run(capsys, *arguments: str) -> tuple[int, str]:
+    """Exit status and standard error of imgen.train, in this process."""
+    status = cli.run(lambda: train.main(arguments))
+    return status, capsys.readouterr().err.strip()
+
+
+def folder_of_images(path, classes, size=(32, 32)):
+    for name, count in classes.items():
+        (path / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", size, (i, 0, 0)).save(path / name / f"{i}.png")
+    return path
+
+
+def folder_config(tmp_path):
+    """A config that reads a folder: the quickstart with another source."""
+    path = tmp_path / "folder.py"
+    path.write_text(
+        "import importlib.util\n"
+        "spec = importlib.util.spec_from_file_location('q', 'configs/quickstart.py')\n"
+        "q = importlib.util.module_from_spec(spec); spec.loader.exec_module(q)\n"
+        "def get_config():\n"
+        "    config = q.get_config('smoke').unlock()\n"
+        f"    config.data.source = dict(name='folder', path={str(tmp_path / 'images')!r})\n"
+        "    config.data.train = dict(split='train'); config.data.eval = dict(split='test')\n"
+        "    config.generator.conditioning.num_classes = 1\n"
+        "    return config\n"
+    )
+    return str(path)
+
+
+def test_mistyped_key_gets_the_near_one(capsys, tmp_path):
+    status, err = run(
+        capsys, "--config", QUICK, "--workdir", f"{tmp_path}", "--config.train.tokenizer.step=3"
+    )
+    assert status == 2 and "train.tokenizer.step" in err and "'train.tokenizer.steps'" in err
+    assert len(err.splitlines()) == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "config, overrides, words",
+    [
+        (
+            "configs/cifar10.py",
+            ["data.source.data_dir=/no/such/folder"],
+            ["/no/such/folder", "TFDS_DATA_DIR"],
+        ),
+        (QUICK, ["data.image_size=28"], ["32x32", "28x28"]),
+        (QUICK, ["data.image_size=30", "data.source.size=30"], ["30x30", "multiples of 4"]),
+        (QUICK, ["data.source.name=shape"], ["'shape'", "shapes"]),
+        (QUICK, ["tokenizer.name=vq32"], ["vq32", "vq16"]),
+        (QUICK, ["generator.plan=zigzag"], ["zigzag", "raster"]),
+        (QUICK, ["generator.width=50"], ["50", "heads"]),
+        (QUICK, ["generator.conditioning.num_classes=5"], ["48 classes", "num_classes=48"]),
+        (QUICK, ["train.tokenizer.optimizer.schedule.name=cosin"], ["cosin", "cosine"]),
+        (QUICK, ["train.tokenizer.batch_size=0"], ["batch size"]),
+        ("configs/quickstart.py:smok", [], ["smok", "smoke"]),
+        ("configs/quickstrat.py", [], ["quickstart"]),
+    ],
+)
+def test_one_clear_line(capsys, tmp_path, config, overrides, words):
+    arguments = [f"--config.{o}" for o in overrides]
+    status, err = run(capsys, "--config", config, "--workdir", f"{tmp_path}", *arguments)
+    assert status == 2, err
+    assert not (tmp_path / "metrics.jsonl").exists(), "found out after training had begun"
+    assert len(err.splitlines()) == 1 and err.startswith("imgen: error:"), err
+    for word in words:
+        assert word in err
+
+
+def test_workdir_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, err = run(capsys, "--config", QUICK, "--workdir", f"{tmp_path}/file/run")
+    assert status == 2 and "cannot write" in err and "--workdir" in err
+
+
+def test_missing_data_set_lists_those_that_are_there(capsys, tmp_path):
+    write_tfds(tmp_path / "data")
+    status, err = run(
+        capsys, "--config", "configs/cifar10.py", "--workdir", f"{tmp_path}/run",
+        f"--config.data.source.data_dir={tmp_path}/data",
+    )  # fmt: skip
+    assert status == 2 and "cifar10" in err and "tiny" in err
+
+
+def test_empty_class_folder(capsys, tmp_path):
+    folder_of_images(tmp_path / "images", {"cats": 2, "dogs": 0})
+    status, err = run(capsys, "--config", folder_config(tmp_path), "--workdir", f"{tmp_path}/run")
+    assert status == 2 and "dogs" in err and len(err.splitlines()) == 1
+
+
+def test_image_of_another_size(capsys, tmp_path):
+    folder_of_images(tmp_path / "images", {"cats": 40}, size=(40, 32))
+    status, err = run(capsys, "--config", folder_config(tmp_path), "--workdir", f"{tmp_path}/run")
+    assert status == 2 and "40x32" in err and "crop" in err
+
+
+def test_too_many_broken_images(capsys, tmp_path):
+    folder = folder_of_images(tmp_path / "images", {"cats": 40})
+    for i in range(0, 40, 3):
+        (folder / "cats" / f"{i}.png").write_bytes(b"no image")
+    status, err = run(capsys, "--config", folder_config(tmp_path), "--workdir", f"{tmp_path}/run")
+    assert status == 2 and "max_bad_share" in err and ".png" in err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    capsys, tmp_path
+):
+    common = ["--config", QUICK, "--workdir", f"{tmp_path}", "--config.train.tokenizer.log_every=1"]
+    few = ["--config.train.tokenizer.steps=2"]
+    assert run(capsys, *common, *few, "--config.train.generator.steps=1")[0] == 0
+    kept = sorted(p.name for p in (tmp_path / "checkpoints" / "tokenizer").iterdir())
+    status, err = run(capsys, *common, "--config.train.tokenizer.optimizer.learning_rate=1e38")
+    assert status == 3 and len(err.splitlines()) == 1
+    assert "tokenizer step" in err and "checkpoints/tokenizer/2" in err
+    assert sorted(p.name for p in (tmp_path / "checkpoints" / "tokenizer").iterdir()) == kept
+
+
+def test_resuming_another_architecture(capsys, tmp_path):
+    common = ["--config", QUICK, "--workdir", f"{tmp_path}"]
+    small = ["--config.train.tokenizer.steps=1", "--config.train.generator.steps=1"]
+    assert run(capsys, *common, *small)[0] == 0
+    status, err = run(capsys, *common, "--config.tokenizer.ch=24")
+    assert (
+        status == 2 and "tokenizer.ch" in err and "16" in err and "24" in err and "--workdir" in err
+    )

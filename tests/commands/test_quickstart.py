@@ -1,0 +1,171 @@
+"""The main job in miniature, as the README runs it, and its commands on the result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgen import cli, encode, evaluate, sample, train
+from imgen.training.metrics import read_metrics
+from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
+
+QUICK = "configs/quickstart.py:smoke"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("quickstart")
+    assert cli.run(lambda: train.main(["--config", QUICK, "--workdir", f"{workdir}"])) == 0
+    return workdir
+
+
+def test_the_run_leaves_what_the_contract_says(trained):
+    rows = read_metrics(trained / "metrics.jsonl")
+    assert {"stage", "step", "loss", "images_per_second"} <= rows[0].keys()
+    final = {row["stage"]: row for row in rows if "val/loss" in row or "val/psnr" in row}
+    assert {"val/psnr", "val/codebook_usage"} <= final["tokenizer"].keys()
+    assert {"val/nats_per_image", "val/class_accuracy"} <= final["generator"].keys()
+    assert json.loads((trained / "config.json").read_text())["tokenizer"]["name"] == "vq"
+    assert list((trained / "samples/generator").glob("*.png"))
+    assert list((trained / "samples/tokenizer").glob("*.png"))
+    assert list(trained.glob("**/events.out.tfevents*"))
+    report = (trained / "report.html").read_text()
+    assert (
+        "<svg" in report
+        and "data:image/png;base64," in report
+        and "http" not in report.split("<svg")[0]
+    )
+
+
+def test_sample_writes_the_asked_images_whatever_the_batch(trained, tmp_path):
+    def draw(out, *more):
+        arguments = ["--workdir", f"{trained}", "--out", f"{tmp_path / out}", "--num", "5", *more]
+        assert cli.run(lambda: sample.main(arguments)) == 0
+        with np.load(tmp_path / out / "samples.npz") as file:
+            return file["arr_0"], file["labels"]
+
+    pixels, labels = draw("a", "--labels", "3,7", "--guidance", "2")
+    assert pixels.shape == (5, 32, 32, 3) and pixels.dtype == np.uint8
+    assert labels.tolist() == [3, 7, 3, 7, 3]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a" / "000004.png")), pixels[4])
+    assert (tmp_path / "a" / "grid.png").exists()
+    again, _ = draw("b", "--labels", "3,7", "--guidance", "2", "--batch_size", "2")
+    assert np.abs(pixels.astype(int) - again).max() <= 1  # rounding differs with the batch's shape
+    other, _ = draw("c", "--labels", "3,7", "--guidance", "2", "--seed", "1")
+    assert not np.array_equal(pixels, other)
+
+
+def test_evaluate_agrees_with_the_training_log_and_states_the_baselines(trained, capsys):
+    assert cli.run(lambda: evaluate.main(["--workdir", f"{trained}", "--batch_size", "24"])) == 0
+    result = json.loads(capsys.readouterr().out[len("") :])
+    rows = read_metrics(trained / "metrics.jsonl")
+    logged = {k: v for row in rows for k, v in row.items() if k.startswith("val/")}
+    assert result["reconstruction"]["psnr"] == pytest.approx(logged["val/psnr"], abs=1e-3)
+    assert result["likelihood"]["nats_per_image"] == pytest.approx(
+        logged["val/nats_per_image"], rel=1e-5
+    )
+    assert 0 < result["baselines"]["unigram_entropy"] <= np.log(64)
+    assert json.loads((trained / "evaluation.json").read_text()) == result
+
+
+def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
+    codes = tmp_path / "codes"
+    for split in ("train", "test"):
+        arguments = [
+            "--workdir",
+            f"{trained}",
+            "--split",
+            split,
+            "--out",
+            f"{codes}",
+            "--batch_size",
+            "16",
+        ]
+        assert cli.run(lambda a=arguments: encode.main(a)) == 0
+    config = tmp_path / "codes.py"
+    config.write_text(
+        "from imgen.config import read_config\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        f"    config = ConfigDict(read_config({str(trained)!r})).unlock()\n"
+        f"    config.data.source = dict(name='latents', path={str(codes)!r})\n"
+        "    config.data.train = dict(split='train'); config.data.eval = dict(split='test')\n"
+        f"    config.init = dict(tokenizer={str(trained)!r})\n"
+        "    del config.train['tokenizer']\n"
+        "    return config\n"
+    )
+    arguments = ["--config", f"{config}", "--workdir", f"{tmp_path / 'run'}"]
+    assert cli.run(lambda: train.main(arguments)) == 0
+    # The mirrored images of shapes differ from the plain ones; the held-out codes are the plain ones.
+    ours, theirs = (
+        [
+            row["val/nats_per_image"]
+            for row in read_metrics(w / "metrics.jsonl")
+            if "val/nats_per_image" in row
+        ]
+        for w in (tmp_path / "run", trained)
+    )
+    assert ours[-1] == pytest.approx(theirs[-1], rel=0.05)
+    assert list((tmp_path / "run/samples/generator").glob("*.png"))
+    capsys.readouterr()
+    spec = json.loads((codes / "test" / "spec.json").read_text())
+    (codes / "test" / "spec.json").write_text(json.dumps({**spec, "tokenizer_hash": "0" * 16}))
+    again = ["--config", f"{config}", "--workdir", f"{tmp_path / 'again'}"]
+    assert cli.run(lambda: train.main(again)) == 2
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def command(workdir) -> list[str]:
+    more = [
+        f"--config.train.{stage}.{key}"
+        for stage in ("tokenizer", "generator")
+        for key in ("checkpoint_every=3", "steps=12", "log_every=1")
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "imgen.train",
+        "--config",
+        QUICK,
+        "--workdir",
+        f"{workdir}",
+        *more,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "XLA_FLAGS": ""}
+
+
+def test_killed_five_times_it_ends_bit_for_bit_as_if_never_killed(tmp_path):
+    undisturbed = run(command(tmp_path / "one"), environment())
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    rows = kill_at_random(
+        command(tmp_path / "other"), tmp_path / "other", environment(), kills=5, seed=1
+    )
+    assert rows[-1] > 0
+    finished = run(command(tmp_path / "other"), environment())
+    assert finished.returncode == 0, finished.stderr
+    assert_same_run(tmp_path / "one", tmp_path / "other", ["tokenizer", "generator"])
+
+
+def test_sigterm_saves_and_exits_and_the_run_goes_on_exactly(trained, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "metrics.jsonl").exists() or len(exact_rows(tmp_path)) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "checkpoint saved" in err and "Traceback" not in err
+    assert list((tmp_path / "checkpoints/tokenizer").glob("[0-9]*"))
+    assert run(command(tmp_path), environment()).returncode == 0
+    assert len({(r["stage"], r["step"]) for r in exact_rows(tmp_path) if "loss" in r}) == 24
