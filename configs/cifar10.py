@@ -11,6 +11,7 @@ ARGS = ("smoke",)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+    # fmt: off
     config = ConfigDict(
         dict(
             seed=0,
@@ -24,59 +25,40 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 num_workers=0,
             ),
             tokenizer=dict(
-                name="vq",
-                ch=32,
-                ch_mult=(1, 2, 2),
-                num_res_blocks=1,
-                z_channels=64,
-                codebook_size=512,
-                codebook_dim=8,
-                mid_attention=False,
-                attention_levels=(),
-                groups=8,
+                name="vq", patch=4, ch=64, ch_mult=(1,), num_res_blocks=2, z_channels=64, groups=8,
+                mid_attention=False, attention_levels=(), codebook_size=512, codebook_dim=8,
             ),
             generator=dict(
-                plan="raster",
-                plan_options=dict(),
-                conditioning=dict(name="class", num_classes=10),
-                width=256,
-                depth=6,
-                heads=8,
-                hidden=768,
-                dropout=0.1,
+                plan="raster", plan_options=dict(), conditioning=dict(name="class", num_classes=10),
+                width=192, depth=4, heads=6, hidden=512, dropout=0.0,
             ),
             train=dict(
                 tokenizer=dict(
-                    steps=8000,
-                    batch_size=64,
-                    log_every=50,
-                    eval_every=1000,
-                    checkpoint_every=1000,
-                    ema_decay=0.999,
+                    steps=9000, batch_size=32, log_every=50, eval_every=1000, checkpoint_every=1000,
+                    visualize_every=3000,
+                    ema_decay=0.999, kmeans_init=True, ema_codebook=True, usage_decay=0.95,
+                    restart_every=20, restart_threshold=0.05,
                     optimizer=dict(
-                        learning_rate=1e-3, schedule=dict(name="cosine", warmup_steps=200)
+                        learning_rate=3e-3, betas=(0.9, 0.99), clip_norm=1.0,
+                        schedule=dict(name="cosine", warmup_steps=100),
                     ),
                 ),
                 generator=dict(
-                    steps=8000,
-                    batch_size=64,
-                    log_every=50,
-                    eval_every=1000,
-                    checkpoint_every=1000,
-                    ema_decay=0.999,
+                    steps=2500, batch_size=64, log_every=25, eval_every=500, checkpoint_every=500,
+                    visualize_every=500, ema_decay=0.995,
                     optimizer=dict(
-                        learning_rate=1e-3,
-                        weight_decay=0.05,
-                        schedule=dict(name="cosine", warmup_steps=200),
+                        learning_rate=2e-3, weight_decay=0.05,
+                        schedule=dict(name="cosine", warmup_steps=100),
                     ),
                     guidance=dict(scale=1.5),
                 ),
             ),
         )
     )
+    # fmt: on
     if arg == "smoke":
         config.data.eval.num_examples = 32
-        config.tokenizer.update(ch=16, ch_mult=(1, 1, 1), z_channels=16, codebook_size=64)
+        config.tokenizer.update(ch=16, num_res_blocks=1, z_channels=16, codebook_size=64)
         config.generator.update(width=64, depth=2, heads=4, hidden=64)
         for stage in config.train.values():
             stage.update(steps=8, batch_size=16, log_every=2, eval_every=4, checkpoint_every=4)

@@ -12,6 +12,7 @@ ARGS = ("smoke",)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
+    # fmt: off
     config = ConfigDict(
         dict(
             seed=0,
@@ -24,49 +25,30 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 flip=False,
             ),
             tokenizer=dict(
-                name="vq",
-                ch=32,
-                ch_mult=(1, 1, 2),
-                num_res_blocks=1,
-                z_channels=64,
-                codebook_size=256,
-                codebook_dim=8,
-                mid_attention=False,
-                attention_levels=(),
-                groups=8,
+                name="vq", patch=4, ch=64, ch_mult=(1,), num_res_blocks=2, z_channels=64, groups=8,
+                mid_attention=False, attention_levels=(), codebook_size=256, codebook_dim=8,
             ),
             generator=dict(
-                plan="raster",
-                plan_options=dict(),
-                conditioning=dict(name="class", num_classes=48),
-                width=192,
-                depth=4,
-                heads=6,
-                hidden=512,
-                dropout=0.0,
+                plan="raster", plan_options=dict(), conditioning=dict(name="class", num_classes=48),
+                width=128, depth=4, heads=4, hidden=384, dropout=0.0,
             ),
             train=dict(
                 tokenizer=dict(
-                    steps=1500,
-                    batch_size=64,
-                    log_every=25,
-                    eval_every=500,
-                    checkpoint_every=500,
+                    steps=1200, batch_size=32, log_every=25, eval_every=300, checkpoint_every=300,
+                    visualize_every=300, ema_decay=0.99,
+                    kmeans_init=True, ema_codebook=True, usage_decay=0.95,
+                    restart_every=20, restart_threshold=0.05,
                     optimizer=dict(
-                        learning_rate=1e-3, schedule=dict(name="cosine", warmup_steps=50)
+                        learning_rate=3e-3, betas=(0.9, 0.99),
+                        schedule=dict(name="cosine", warmup_steps=50),
                     ),
                 ),
                 generator=dict(
-                    steps=1500,
-                    batch_size=64,
-                    log_every=25,
-                    eval_every=500,
-                    checkpoint_every=500,
-                    ema_decay=0.99,
+                    steps=600, batch_size=64, log_every=20, eval_every=150, checkpoint_every=150,
+                    visualize_every=150, ema_decay=0.98,
                     optimizer=dict(
-                        learning_rate=2e-3,
-                        weight_decay=0.05,
-                        schedule=dict(name="cosine", warmup_steps=100),
+                        learning_rate=3e-3, weight_decay=0.05,
+                        schedule=dict(name="cosine", warmup_steps=50),
                     ),
                     guidance=dict(scale=2.0),
                     num_samples=48,
@@ -75,10 +57,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
             ),
         )
     )
+    # fmt: on
     if arg == "smoke":
         config.data.train.num = 256
         config.data.eval.num = 64
-        config.tokenizer.update(ch=16, ch_mult=(1, 1, 1), z_channels=16, codebook_size=64)
+        config.tokenizer.update(ch=16, num_res_blocks=1, z_channels=16, codebook_size=64)
         config.generator.update(width=48, depth=2, heads=4, hidden=64)
         for stage in config.train.values():
             stage.update(steps=8, batch_size=16, log_every=2, eval_every=4)

@@ -32,7 +32,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def enlarge(picture: np.ndarray, at_least: int = 512) -> np.ndarray:
-    """Repeats pixels by a whole factor until the picture's width is about `at_least`: tiny images stay visible."""
+    """Repeats pixels by a whole factor until the picture is about `at_least` wide: tiny images show."""
     factor = max(1, at_least // picture.shape[1])
     return picture.repeat(factor, 0).repeat(factor, 1)
 

@@ -79,7 +79,6 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
     """Stage 2: a generator on the codes of stage 1, or of the run named in `init.tokenizer`."""
     loop, arguments = _split(settings.train.generator)
     tokenizer, spec = build_tokenizer(settings)
-    generator = build_generator(settings, spec)
     source = open_source(settings, "eval")
     trained = None
     run = settings.get("init", {}).get("tokenizer") or ("tokenizer" in settings.train and workdir)

@@ -58,7 +58,8 @@ class Generator(nn.Module):
             raise UserError(f"generator width {self.width} is not divisible by {self.heads} heads")
         if self.conditioner.num_slots != self.plan.num_cond:
             raise UserError(
-                f"the plan has {self.plan.num_cond} condition slots, the conditioner {self.conditioner.num_slots}"
+                f"the plan has {self.plan.num_cond} condition slots, "
+                f"the conditioner {self.conditioner.num_slots}"
             )
         self.tokens = nn.Embed(
             self.vocab, self.width, dtype=self.dtype, embedding_init=normal_init(self.init_std)

@@ -1,6 +1,6 @@
 """Published sizes of generators."""
 
-# LlamaGen `autoregressive/models/gpt.py`; PAR and RandAR use the same table, NAR adds one block a further axis.
+# LlamaGen `autoregressive/models/gpt.py`. PAR and RandAR use the same table, NAR a block more a head.
 LLAMAGEN = {
     "B": dict(depth=12, heads=12, width=768),
     "L": dict(depth=24, heads=16, width=1024),

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imgen.errors import UserError
+
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -71,6 +73,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
+        if c % self.groups:
+            raise UserError(f"{self.groups} norm groups do not divide {c} channels: change groups")
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         x = x.astype(jnp.float32)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from imgen import images as pixels
+from imgen.errors import UserError
 from imgen.nn.constrain import constrain
 from imgen.tokenizers import codebook
 from imgen.tokenizers.adversary import Adversary, LastLayer
@@ -73,6 +74,9 @@ class TokenizerTask:
     num_pictures: int = 32
 
     def __post_init__(self):
+        if self.reconstruction not in RECONSTRUCTION:
+            known = ", ".join(RECONSTRUCTION)
+            raise UserError(f"reconstruction loss {self.reconstruction!r} is none of {known}")
         self.sharding_rules = SHARDING_RULES
         self.optimizer = {"decay": DECAY, **self.optimizer}
         self._optimizer, self._learning_rate = optim.make_optimizer(
@@ -244,7 +248,6 @@ class TokenizerTask:
         sums = {
             "images": jnp.sum(mask),
             "psnr": jnp.sum(mask * psnr),
-            "mse": jnp.sum(mask * error),
             "counts": codebook.code_counts(out["codes"], self._codes(batch), mask),
         }
         if "lpips" in state:
@@ -255,7 +258,7 @@ class TokenizerTask:
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Means over the images; codebook usage and perplexity over the whole evaluation set.
 
-        psnr: mean over images of the PSNR of each, in dB. mse: of pixels in [0, 255].
+        psnr: mean over images of the PSNR of each, in dB.
         codebook_usage: share of the codes that occurred. perplexity: exp of the codes' entropy.
         """
         counts, images = sums["counts"], max(float(sums["images"]), 1.0)

@@ -17,8 +17,14 @@ def png(value: int, size: int = 8) -> bytes:
     return file.getvalue()
 
 
-def write_tfds(data_dir: Path, name: str = "tiny", broken: tuple[int, ...] = ()) -> None:
-    """A TFDS data set: 12 training and 5 test images, image i of value i and class i % 2.
+def write_tfds(
+    data_dir: Path,
+    name: str = "tiny",
+    broken: tuple[int, ...] = (),
+    size: int = 8,
+    names: tuple[str, ...] = ("even", "odd"),
+) -> None:
+    """A TFDS data set: 12 training and 5 test images, image i of value i and class i modulo `names`.
 
     `broken`: indices whose bytes are no image.
     """
@@ -28,8 +34,8 @@ def write_tfds(data_dir: Path, name: str = "tiny", broken: tuple[int, ...] = ())
 
     features = tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=(8, 8, 3), encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=["even", "odd"]),
+            "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=list(names)),
             "caption": tfds.features.Text(),
         }
     )
@@ -42,8 +48,8 @@ def write_tfds(data_dir: Path, name: str = "tiny", broken: tuple[int, ...] = ())
         file = directory / f"{name}-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(file), "group_size:1")
         for i in range(count):
-            image = io.BytesIO(b"no image" if i in broken else png(i))
-            example = {"image": image, "label": i % 2, "caption": f"the number {i}"}
+            image = io.BytesIO(b"no image" if i in broken else png(i, size))
+            example = {"image": image, "label": i % len(names), "caption": f"the number {i}"}
             writer.write(serializer.serialize_example(features.encode_example(example)))
         writer.close()
         template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

@@ -44,9 +44,17 @@ def assert_same(task, batch):
 @pytest.mark.parametrize("plan", ["raster", "nar"])
 def test_generator(plan):
     generator = make_generator(
-        LatentSpec("index", (3, 4), 32), plan=plan, plan_options={}, width=48, depth=2, heads=4, hidden=64,
-        conditioning={"name": "class", "num_classes": 5}, dropout=0.1, remat="dots",
-    )  # fmt: skip
+        LatentSpec("index", (3, 4), 32),
+        plan=plan,
+        plan_options={},
+        width=48,
+        depth=2,
+        heads=4,
+        hidden=64,
+        conditioning={"name": "class", "num_classes": 5},
+        dropout=0.1,
+        remat="dots",
+    )
     rng = np.random.default_rng(0)
     batch = {
         "codes": rng.integers(0, 32, (8, 3, 4)).astype(np.int32),
@@ -57,9 +65,15 @@ def test_generator(plan):
 
 def test_generator_shards_what_is_large():
     generator = make_generator(
-        LatentSpec("index", (2, 2), 32), plan="raster", plan_options={}, width=32, depth=2, heads=4, hidden=64,
+        LatentSpec("index", (2, 2), 32),
+        plan="raster",
+        plan_options={},
+        width=32,
+        depth=2,
+        heads=4,
+        hidden=64,
         conditioning={"name": "class", "num_classes": 5},
-    )  # fmt: skip
+    )
     task = GeneratorTask(generator, None, None, OPTIMIZER, 10)
     batch = {"codes": jnp.zeros((8, 2, 2), jnp.int32), "label": jnp.zeros(8, jnp.int32)}
     state = abstract_state(task, batch, task.sharding_rules, make_mesh(2, 2, 2))
@@ -70,10 +84,23 @@ def test_generator_shards_what_is_large():
 
 
 def test_tokenizer_with_a_discriminator():
-    tokenizer = VQ(ch=8, ch_mult=(1, 2), num_res_blocks=1, z_channels=8, codebook_size=16, codebook_dim=4, groups=4)
+    tokenizer = VQ(
+        ch=8,
+        ch_mult=(1, 2),
+        num_res_blocks=1,
+        z_channels=8,
+        codebook_size=16,
+        codebook_dim=4,
+        groups=4,
+    )
     task = TokenizerTask(
-        tokenizer, OPTIMIZER, 10, adversary=Adversary(PatchGAN(ndf=4, n_layers=1), start=1),
-        disc_optimizer=OPTIMIZER, ema_decay=0.9, kmeans_init=True,
-    )  # fmt: skip
+        tokenizer,
+        OPTIMIZER,
+        10,
+        adversary=Adversary(PatchGAN(ndf=4, n_layers=1), start=1),
+        disc_optimizer=OPTIMIZER,
+        ema_decay=0.9,
+        kmeans_init=True,
+    )
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
     assert_same(task, {"image": images})

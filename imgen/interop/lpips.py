@@ -1,0 +1,56 @@
+"""LPIPS weights <-> our parameters.
+
+Official keys are those of the LPIPS module: net.slice{1..5}.{index}.{weight, bias} with
+torchvision's index, and lin{0..4}.model.1.weight. A file may also name the convolutions as
+torchvision's VGG16 does (features.{index}.weight), so that it can be put together from the two
+published files.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imgen.interop.files import read_arrays
+from imgen.interop.table import CONV, Row, Transform, from_official
+from imgen.tokenizers.lpips import SLICES, WIDTHS, Params, abstract_params
+
+IGNORE = (r"scaling_layer\.(shift|scale)", r"lin\d\.model\.1\.bias", r"classifier\..*")
+
+HEAD = Transform(lambda w: w.reshape(-1), lambda v: v.reshape(1, -1, 1, 1))
+
+
+def rows() -> list[Row]:
+    """The table: official LPIPS module <-> `tokenizers.lpips`."""
+    table = [Row("lin{k}.model.1.weight", "lin_{k}", HEAD)]
+    for k, slice_ in enumerate(SLICES):
+        for index in slice_:
+            official = f"net.slice{k + 1}.{index}"
+            table.append(Row(f"{official}.weight", f"conv_{index}/kernel", CONV))
+            table.append(Row(f"{official}.bias", f"conv_{index}/bias"))
+    return table
+
+
+def convert(state: Mapping[str, np.ndarray], widths: Sequence[int] = WIDTHS) -> Params:
+    """State dict of the LPIPS module (or with torchvision's names for the VGG) -> parameters.
+
+    Raises UserError for missing, unknown or misshapen keys.
+    """
+    return from_official(rows(), _module_names(state), abstract_params(widths), IGNORE)
+
+
+def load(path: str | Path) -> Params:
+    """Reads a .safetensors or .npz file. Raises UserError where it isn't LPIPS of VGG16."""
+    return convert(read_arrays(path))
+
+
+def _module_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    slice_of = {index: k + 1 for k, slice_ in enumerate(SLICES) for index in slice_}
+    out = {}
+    for key, value in state.items():
+        match = re.fullmatch(r"features\.(\d+)\.(weight|bias)", key)
+        if match and int(match[1]) in slice_of:
+            key = f"net.slice{slice_of[int(match[1])]}.{match[1]}.{match[2]}"
+        out[key] = value
+    return out

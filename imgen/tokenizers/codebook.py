@@ -1,0 +1,122 @@
+"""Care of a codebook during training: initialisation by k-means, restart of dead codes, usage.
+
+Pure functions of explicit state. All statistics are over the global batch: under `jax.jit` on a
+sharded batch every device sees the same sums, keys and candidates, so that replicas agree.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from imgen.tokenizers.quantizers import nearest_codes
+
+CodebookState = dict[str, jax.Array]
+
+
+def code_counts(codes: jax.Array, size: int, weights: jax.Array | None = None) -> jax.Array:
+    """How often each code occurs: int [B, ...] -> float32 [size]. weights: [B], 0 on padding."""
+    if weights is None:
+        weights = jnp.ones(codes.shape[:1], jnp.float32)
+    weights = jnp.broadcast_to(
+        weights.reshape((-1,) + (1,) * (codes.ndim - 1)), codes.shape
+    ).reshape(-1)
+    return jnp.zeros(size, jnp.float32).at[codes.reshape(-1)].add(weights)
+
+
+def feature_sums(features: jax.Array, codes: jax.Array, size: int) -> jax.Array:
+    """Sum of the features [N, D] of each code: codes [N] -> [size, D]."""
+    return jnp.zeros((size, features.shape[-1]), jnp.float32).at[codes].add(features)
+
+
+def perplexity(counts: jax.Array) -> jax.Array:
+    """exp(entropy of the code distribution): 1 if one code is used, K if all are used equally."""
+    p = counts / jnp.maximum(counts.sum(), 1e-12)
+    return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0)))
+
+
+def init_state(table: jax.Array) -> CodebookState:
+    """The state that goes with a codebook [K, D]:
+
+    usage [K]: running mean of a code's share of the batch, times K: 1 where all are used equally.
+    sums [K, D]: running mean of the features assigned to a code, in the same unit.
+    last_seen int32 [K]: the step that used the code last.
+    """
+    size = table.shape[0]
+    return {
+        "usage": jnp.ones(size, jnp.float32),
+        "sums": table.astype(jnp.float32),
+        "last_seen": jnp.full(size, -1, jnp.int32),
+    }
+
+
+def update_state(
+    state: CodebookState,
+    counts: jax.Array,
+    sums: jax.Array,
+    step: jax.Array,
+    decay: float,
+) -> CodebookState:
+    """Takes in one global batch: counts [K] of the codes and sums [K, D] of their features."""
+    scale = (1.0 - decay) * counts.size / jnp.maximum(counts.sum(), 1.0)
+    return {
+        "usage": decay * state["usage"] + scale * counts,
+        "sums": decay * state["sums"] + scale * sums,
+        "last_seen": jnp.where(counts > 0, step, state["last_seen"]),
+    }
+
+
+def ema_table(state: CodebookState, epsilon: float = 1e-5) -> jax.Array:
+    """The codebook [K, D] of EMA-VQ: each code is the running mean of the features assigned to it
+    (VQ-VAE-2, appendix A.1), with the counts smoothed so that no code is divided by 0."""
+    size = state["usage"].size
+    total = state["usage"].sum()
+    smoothed = (state["usage"] + epsilon) / (total + size * epsilon) * total
+    return state["sums"] / smoothed[:, None]
+
+
+def usage_in_window(state: CodebookState, step: jax.Array, window: int) -> jax.Array:
+    """Share of the codes that occurred in the last `window` steps (up to and with `step`)."""
+    seen = (state["last_seen"] >= 0) & (step - state["last_seen"] < window)
+    return jnp.mean(seen.astype(jnp.float32))
+
+
+def kmeans(features: jax.Array, size: int, key: jax.Array, iterations: int = 10) -> jax.Array:
+    """Codebook [size, D] from features [N, D]: random rows, then Lloyd's iterations.
+
+    With fewer rows than codes, rows repeat, and the copies are told apart by a little noise.
+    A cluster that empties keeps its centre.
+    """
+    rows_key, noise_key = jax.random.split(key)
+    n = features.shape[0]
+    rows = jax.random.choice(rows_key, n, (size,), replace=n < size)
+    centres = jnp.take(features, rows, axis=0)
+    if n < size:
+        spread = 1e-2 * jnp.std(features, axis=0)
+        centres = centres + spread * jax.random.normal(noise_key, centres.shape)
+
+    def lloyd(_: int, centres: jax.Array) -> jax.Array:
+        nearest = nearest_codes(features, centres)
+        counts = code_counts(nearest, size)[:, None]
+        sums = feature_sums(features, nearest, size)
+        return jnp.where(counts > 0, sums / jnp.maximum(counts, 1.0), centres)
+
+    return jax.lax.fori_loop(0, iterations, lloyd, centres)
+
+
+def restart_dead_codes(
+    state: CodebookState, features: jax.Array, key: jax.Array, threshold: float
+) -> tuple[CodebookState, jax.Array, jax.Array]:
+    """Finds the codes whose usage is under `threshold` and draws each a random row of features.
+
+    features [N, D]: of the global batch. Returns the state (a restarted code counts as of even
+    usage, which gives it time to be found), dead [K] bool and rows [K, D]: the codebook, and any
+    average of it, becomes `where(dead[:, None], rows, codebook)`.
+    """
+    dead = state["usage"] < threshold
+    chosen = jax.random.randint(key, dead.shape, 0, features.shape[0])
+    rows = jnp.take(features, chosen, axis=0)
+    state = {
+        **state,
+        "usage": jnp.where(dead, 1.0, state["usage"]),
+        "sums": jnp.where(dead[:, None], rows, state["sums"]),
+    }
+    return state, dead, rows

@@ -1,0 +1,160 @@
+"""Discriminators of adversarial tokenizer training: images [B, H, W, 3] -> logits.
+
+Both have the same face: `__call__(images, stats, train) -> (logits, stats)` and `init_stats()`.
+`stats` are the running statistics of batch norms, explicit because they are state, not parameters
+({} where there are none). Source: LlamaGen, tokenizer/tokenizer_image/discriminator*.py.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgen.errors import UserError
+from imgen.nn.conv import Conv, torch_uniform
+
+Stats = dict[str, dict[str, jax.Array]]
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+    return nn.leaky_relu(x, 0.2)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over the GLOBAL batch, with PyTorch's running statistics (momentum 0.1,
+    unbiased variance). The official code runs it per device."""
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, stats: dict[str, jax.Array], train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        c = x.shape[-1]
+        scale = self.param("scale", lambda key: 1.0 + 0.02 * jax.random.normal(key, (c,)))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        x = x.astype(jnp.float32)
+        if train:
+            n = x.size // c
+            mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            fresh = {"mean": mean, "var": variance * (n / max(n - 1, 1))}
+            stats = jax.tree.map(
+                lambda old, new: (1 - self.momentum) * old + self.momentum * new, stats, fresh
+            )
+        else:
+            mean, variance = stats["mean"], stats["var"]
+        slope = scale * jax.lax.rsqrt(variance + self.epsilon)
+        return x * slope + (bias - mean * slope), jax.lax.stop_gradient(stats)
+
+
+class PatchGAN(nn.Module):
+    """Logits for overlapping patches: [B, h, w, 1] (30 x 30 for 256 x 256 images).
+
+    ndf: channels of the first layer, doubled by each later one up to 8 ndf.
+    n_layers: convolutions of stride 2.
+    """
+
+    ndf: int = 64
+    n_layers: int = 3
+    dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def widths(self) -> Sequence[int]:
+        """Channels of all layers but the last: n_layers of stride 2, then one of stride 1."""
+        return tuple(self.ndf * min(2**i, 8) for i in range(self.n_layers + 1))
+
+    @nn.nowrap
+    def init_stats(self) -> Stats:
+        """Running mean 0 and variance 1 of every batch norm."""
+        return {
+            f"norm_{i}": {"mean": jnp.zeros(width), "var": jnp.ones(width)}
+            for i, width in enumerate(self.widths())
+            if i > 0
+        }
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, stats: Stats, train: bool = True
+    ) -> tuple[jax.Array, Stats]:
+        def conv(features: int, i: int, stride: int, use_bias: bool) -> Conv:
+            init = nn.initializers.normal(0.02)
+            return Conv(features, 4, stride, 1, use_bias, init, self.dtype, name=f"conv_{i}")
+
+        x, new_stats = images, {}
+        for i, width in enumerate(self.widths()):
+            x = conv(width, i, stride=2 if i < self.n_layers else 1, use_bias=i == 0)(x)
+            if i > 0:
+                name = f"norm_{i}"
+                x, new_stats[name] = BatchNorm(name=name)(x, stats[name], train)
+            x = leaky_relu(x)
+        logits = conv(1, len(self.widths()), stride=1, use_bias=True)(x)
+        return logits.astype(jnp.float32), new_stats
+
+
+class StyleGANBlock(nn.Module):
+    """Residual block that halves H and W: (down(net(x)) + conv1x1_stride2(x)) / sqrt(2)."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = Conv(self.features, 1, 2, 0, dtype=self.dtype, name="shortcut")(x)
+        x = leaky_relu(Conv(self.features, dtype=self.dtype, name="conv1")(x))
+        x = leaky_relu(Conv(self.features, dtype=self.dtype, name="conv2")(x))
+        x = Conv(self.features, 3, 2, 1, dtype=self.dtype, name="down")(blur(x))
+        return (x + shortcut) / math.sqrt(2)
+
+
+class StyleGANDiscriminator(nn.Module):
+    """One logit per image: [B, 1]. Square images whose side is a power of two, at least 8.
+
+    ch_mult: scales the widths of 64 pixels and up (published: 1); max_ch: bounds all widths.
+    """
+
+    ch_mult: int = 1
+    max_ch: int = 512
+    dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def init_stats(self) -> Stats:
+        return {}
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, stats: Stats, train: bool = True
+    ) -> tuple[jax.Array, Stats]:
+        def width(side: int) -> int:
+            return min(self.max_ch, 512 if side <= 32 else self.ch_mult * 16384 // side)
+
+        side = images.shape[1]
+        if side < 8 or side & (side - 1) or images.shape[2] != side:
+            raise UserError(
+                f"the StyleGAN discriminator takes square images of 8, 16, 32, ... pixels, not "
+                f"{side}x{images.shape[2]}; use patchgan"
+            )
+        x = leaky_relu(Conv(width(side), dtype=self.dtype, name="conv_in")(images))
+        while side > 4:
+            side //= 2
+            x = StyleGANBlock(width(side), self.dtype, name=f"block_{side}")(x)
+        x = leaky_relu(Conv(width(4), dtype=self.dtype, name="conv_out")(x))
+        x = leaky_relu(self._dense(width(4), "dense_0", x.reshape(x.shape[0], -1)))
+        return self._dense(1, "dense_1", x).astype(jnp.float32), stats
+
+    def _dense(self, features: int, name: str, x: jax.Array) -> jax.Array:
+        init = torch_uniform(x.shape[-1])
+        return nn.Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init, name=name)(x)
+
+
+def blur(x: jax.Array) -> jax.Array:
+    """Low-pass filter [1, 2, 1] / 4 along both axes with a reflected border, in front of a stride."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    x = 0.25 * x[:, :-2] + 0.5 * x[:, 1:-1] + 0.25 * x[:, 2:]
+    return 0.25 * x[:, :, :-2] + 0.5 * x[:, :, 1:-1] + 0.25 * x[:, :, 2:]
+
+
+DISCRIMINATORS = {"patchgan": PatchGAN, "stylegan": StyleGANDiscriminator}

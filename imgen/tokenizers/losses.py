@@ -1,0 +1,64 @@
+"""Reconstruction and adversarial losses of tokenizer training, and the adaptive weight.
+
+Source: LlamaGen, tokenizer/tokenizer_image/vq_loss.py. Its "non-saturating" losses call the binary
+cross entropy with logits and targets swapped; the ones here are the right way round.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+RECONSTRUCTION = {
+    "l1": lambda x, y: jnp.mean(jnp.abs(x - y)),
+    "l2": lambda x, y: jnp.mean(jnp.square(x - y)),
+}
+
+
+def hinge_d_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Discriminator: half of mean relu(1 - D(x)) + mean relu(1 + D(x_hat))."""
+    return 0.5 * (jnp.mean(nn.relu(1.0 - real)) + jnp.mean(nn.relu(1.0 + fake)))
+
+
+def vanilla_d_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Discriminator: half of the binary cross entropies; goes with either generator loss."""
+    return 0.5 * (jnp.mean(nn.softplus(-real)) + jnp.mean(nn.softplus(fake)))
+
+
+def hinge_g_loss(fake: jax.Array) -> jax.Array:
+    """Generator: -mean D(x_hat)."""
+    return -jnp.mean(fake)
+
+
+def non_saturating_g_loss(fake: jax.Array) -> jax.Array:
+    """Generator: -mean log sigmoid(D(x_hat))."""
+    return jnp.mean(nn.softplus(-fake))
+
+
+D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
+G_LOSSES = {"hinge": hinge_g_loss, "non_saturating": non_saturating_g_loss}
+
+
+def delayed_weight(weight: float, step: jax.Array, start: int) -> jax.Array:
+    """`weight` from step `start` on, 0 before. Steps count from 1, as LlamaGen's global_step."""
+    return jnp.where(step >= start, weight, 0.0)
+
+
+def adaptive_weight(
+    last_layer: Callable[[jax.Array], jax.Array],
+    kernel: jax.Array,
+    rec_cotangent: jax.Array,
+    adv_cotangent: jax.Array,
+) -> jax.Array:
+    """VQGAN's lambda: |d rec / d kernel| / (|d adv / d kernel| + 1e-4), at most 1e4, a constant.
+
+    last_layer: kernel -> reconstruction, from the decoder's last hidden features.
+    rec_cotangent, adv_cotangent: the two losses' gradients by the reconstruction [B, H, W, 3]; they
+    are pulled back through the last layer only, instead of twice through the whole decoder.
+    """
+    _, pull_back = jax.vjp(last_layer, kernel)
+    rec = optax.global_norm(pull_back(rec_cotangent))
+    adv = optax.global_norm(pull_back(adv_cotangent))
+    return jax.lax.stop_gradient(jnp.clip(rec / (adv + 1e-4), 0.0, 1e4))

@@ -1,0 +1,43 @@
+"""Reading one golden file: vectors of an official implementation (`../shared/goldens/README.md`)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+
+class Golden:
+    """One `.npz` or `.json` file. `case` names the test that reads it."""
+
+    def __init__(self, path: Path):
+        self.stem = path.stem
+        if path.suffix == ".json":
+            self.meta = json.loads(path.read_text())
+            self._arrays = {}
+        else:
+            with np.load(path, allow_pickle=False) as arrays:
+                self._arrays = {key: arrays[key] for key in arrays.files}
+            self.meta = json.loads(str(self._arrays.pop("meta")))
+        self.case: str = self.meta["case"]
+        self.config: dict = self.meta.get("config", {})
+
+    def params(self) -> dict[str, np.ndarray]:
+        """Weights under their official state-dict keys."""
+        return {
+            k.removeprefix("params/"): v for k, v in self._arrays.items() if k.startswith("params/")
+        }
+
+    def input(self, name: str) -> np.ndarray:
+        return self._arrays[f"in/{name}"]
+
+    def out(self, name: str) -> np.ndarray:
+        return self._arrays[f"out/{name}"]
+
+    def outs(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """All outputs below a prefix, without it."""
+        full = f"out/{prefix}"
+        return {k.removeprefix(full): v for k, v in self._arrays.items() if k.startswith(full)}
+
+    def has(self, name: str) -> bool:
+        """Whether an array such as "out/logits" is there."""
+        return name in self._arrays

@@ -1,0 +1,167 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgen.interop.table import flatten
+from imgen.tokenizers import VQ
+from imgen.tokenizers.adversary import Adversary
+from imgen.tokenizers.discriminators import PatchGAN
+from imgen.tokenizers.lpips import abstract_params
+from imgen.training.sharding import batch_sharding, make_mesh
+from imgen.training.state import abstract_state, init_state
+from imgen.training.tokenizer_task import TokenizerTask
+
+MODEL = VQ(
+    ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=32, codebook_dim=4,
+    groups=4, mid_attention=False, attention_levels=(), entropy_weight=0.1,
+)  # fmt: skip
+TASK = TokenizerTask(MODEL, {"learning_rate": 1e-3}, total_steps=100)
+
+
+def photos(n=16, seed=0):
+    """Smooth random pictures, uint8 [n, 8, 8, 3]."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (n, 2, 2, 3), dtype=np.uint8)
+    return {"image": small.repeat(4, 1).repeat(4, 2)}
+
+
+def fresh(task, batch):
+    return jax.jit(task.init)(jax.random.key(0), batch)
+
+
+def run(step, state, batch, steps=1):
+    """step: a jitted train_step."""
+    for _ in range(steps):
+        state, metrics = step(state, batch, jax.random.fold_in(jax.random.key(1), state["step"]))
+    return state, metrics
+
+
+def test_eight_devices_take_the_step_of_one():
+    task = dataclasses.replace(
+        TASK,
+        adversary=Adversary(PatchGAN(ndf=4, n_layers=1), start=1, adaptive=True),
+        ema_decay=0.9, ema_codebook=True, kmeans_init=True, restart_every=1,
+    )  # fmt: skip
+    batch = photos()
+    results = {}
+    for count in (1, 8):
+        mesh = make_mesh(fsdp=count // 4 or 1, devices=jax.devices()[:count])
+        with jax.set_mesh(mesh):
+            abstract = abstract_state(task, batch, task.sharding_rules, mesh)
+            state = init_state(task, 0, batch, abstract)
+            split = jax.device_put(batch, batch_sharding(mesh))
+            results[count] = run(jax.jit(task.train_step), state, split, 2)
+    (one, one_metrics), (eight, eight_metrics) = results[1], results[8]
+    for name, value in one_metrics.items():
+        np.testing.assert_allclose(eight_metrics[name], value, rtol=2e-3, atol=1e-5, err_msg=name)
+    eight = flatten({"codebook": eight["codebook"], "table": eight["params"]["quantizer"]})
+    one = flatten({"codebook": one["codebook"], "table": one["params"]["quantizer"]})
+    for name, value in one.items():
+        np.testing.assert_allclose(eight[name], value, atol=1e-4, err_msg=name)
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch():
+    model = MODEL.clone(entropy_weight=0.0)  # the entropy of a batch is not a mean over its parts
+    batch = photos()
+    whole = dataclasses.replace(TASK, tokenizer=model)
+    state = fresh(whole, batch)
+    tasks = whole, dataclasses.replace(whole, microbatches=4)
+    runs = [run(jax.jit(task.train_step), state, batch) for task in tasks]
+    for name, value in runs[0][1].items():
+        np.testing.assert_allclose(runs[1][1][name], value, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(
+        runs[1][0]["codebook"]["usage"], runs[0][0]["codebook"]["usage"], rtol=1e-5
+    )
+
+
+def test_discriminator_stands_still_before_its_start_and_each_player_gets_its_own_gradient():
+    task = dataclasses.replace(TASK, adversary=Adversary(PatchGAN(ndf=4, n_layers=1), start=2))
+    batch = photos()
+    step = jax.jit(task.train_step)
+    first, metrics = run(step, fresh(task, batch), batch)
+    assert metrics["disc_grad_norm"] == 0 and metrics["adversarial_loss"] == 0
+    second, metrics = run(step, first, batch)
+    assert metrics["disc_grad_norm"] > 0 and metrics["adversarial_loss"] != 0
+
+    # Without an adversary the tokenizer's first step is the same: no gradient leaks before the start.
+    again = {**first, "step": jnp.int32(0), "params": second["params"]}
+    alone, _ = run(jax.jit(TASK.train_step), again, batch)
+    quiet, _ = run(step, again, batch)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), alone["params"], quiet["params"]
+    )
+
+    players = {"params": second["params"], "disc": second["disc"]}
+
+    @jax.jit
+    def gradients(players):
+        def loss(players, key=None):
+            total, aux = task._loss(second, players, batch, jax.random.key(0))
+            return aux["metrics"][key] if key else total
+
+        own = (
+            jax.grad(loss)(players, "loss")["params"],
+            jax.grad(loss)(players, "disc_loss")["disc"],
+        )
+        return own, jax.grad(loss)(players)
+
+    (params, disc), together = gradients(players)
+    for a, b in ((params, together["params"]), (disc, together["disc"])):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("ema_codebook", [False, True])
+def test_dead_codes_revive(ema_codebook):
+    batch = photos(64)
+    task = dataclasses.replace(
+        TASK, restart_every=5, restart_threshold=0.3, usage_decay=0.7, ema_codebook=ema_codebook,
+        ema_decay=0.5, usage_window=10,
+    )  # fmt: skip
+    state = fresh(task, batch)
+    # All codes but the first point away from every feature.
+    z = MODEL.apply({"params": state["params"]}, batch["image"] / 127.5 - 1, method="features")
+    away = -z.mean((0, 1, 2)) / jnp.linalg.norm(z.mean((0, 1, 2)))
+    table = jnp.tile(away, (32, 1)).at[0].set(-away)
+    state["params"]["quantizer"]["codebook"] = state["ema"]["quantizer"]["codebook"] = table
+    state["codebook"]["sums"] = table
+    step = jax.jit(task.train_step)
+    state, metrics = run(step, state, batch, 4)
+    assert metrics["codebook_usage"] < 0.2
+    state, metrics = run(step, state, batch, 40)
+    assert metrics["codebook_usage"] > 0.7
+    averaged = flatten(state["ema"])["quantizer/codebook"]
+    assert np.abs(averaged - table).max(axis=-1)[1:].min() > 1e-3  # the average moved along
+
+
+def test_evaluation_leaves_padding_out_and_scores_each_image_alone():
+    small_vgg = jax.tree.map(lambda s: np.full(s.shape, 0.1, np.float32), abstract_params((2,) * 5))
+    task = dataclasses.replace(TASK, lpips_params=small_vgg)
+    batch = {"image": photos(4)["image"].repeat(2, 1).repeat(2, 2)}  # VGG halves four times
+    state = fresh(task, batch)
+    evaluate = jax.jit(task.eval_step)
+    whole = evaluate(state, {**batch, "mask": np.array([1, 1, 0, 0], np.float32)})
+    part = evaluate(state, {"image": batch["image"][:2], "mask": np.ones(2, np.float32)})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), whole, part)
+
+    apply = jax.jit(MODEL.apply)
+    recon = apply({"params": state["params"]}, batch["image"][:2] / np.float32(127.5) - 1)["recon"]
+    rounded = np.floor(np.clip(127.5 * np.asarray(recon) + 128, 0, 255))
+    error = np.square(rounded - batch["image"][:2]).mean((1, 2, 3))
+    summary = task.summarize(jax.device_get(whole))
+    np.testing.assert_allclose(summary["psnr"], np.mean(10 * np.log10(255**2 / error)), atol=0.01)
+    assert summary["lpips"] > 0
+    picture = task.visualize(state, batch, jax.random.key(0))["reconstructions"]
+    assert picture.dtype == np.uint8 and picture.shape[-1] == 3
+
+
+def test_bfloat16_computes_like_float32_and_keeps_float32_state():
+    task = dataclasses.replace(TASK, tokenizer=MODEL.clone(dtype=jnp.bfloat16))
+    batch = photos()
+    start = fresh(TASK, batch)
+    state, metrics = run(jax.jit(task.train_step), start, batch)
+    _, exact = run(jax.jit(TASK.train_step), start, batch)
+    assert {x.dtype for x in jax.tree.leaves(state["params"])} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(metrics["rec_loss"], exact["rec_loss"], rtol=0.02)
