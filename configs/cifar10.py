@@ -15,6 +15,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict(
         dict(
             seed=0,
+            mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
                 source=dict(name="tfds", dataset="cifar10", data_dir=None),
                 train=dict(split="train"),
@@ -44,8 +45,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     ),
                 ),
                 generator=dict(
-                    steps=2500, batch_size=64, log_every=25, eval_every=500, checkpoint_every=500,
-                    visualize_every=500, ema_decay=0.995,
+                    steps=1000, batch_size=64, log_every=25, eval_every=250, checkpoint_every=250,
+                    visualize_every=500, ema_decay=0.99,
                     optimizer=dict(
                         learning_rate=2e-3, weight_decay=0.05,
                         schedule=dict(name="cosine", warmup_steps=100),

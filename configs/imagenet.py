@@ -1,12 +1,18 @@
-"""LlamaGen on ImageNet: published sizes and recipe (specs of the paper: Tables 6 and 8, issue 8 of the repo).
+"""LlamaGen on ImageNet: published sizes and recipe (paper, Tables 6 and 8; issue 8 of the repository).
 
-    python -m imgen.encode --workdir VQ16_RUN --dataset imagenet2012 --split train --out CODES --ten_crop
+Codes of both published sets of ten crops, then training on them:
+
+    for RANGE in 1.1 1.05; do for SPLIT in train validation; do
+      python -m imgen.encode --workdir VQ16_RUN --dataset imagenet2012 --split $SPLIT \
+          --ten_crop --crop_range $RANGE --out codes_$RANGE
+    done; done
     python -m imgen.train --config configs/imagenet.py:llamagen_b --workdir RUN \
-        --config.data.source.path=CODES --config.init.tokenizer=VQ16_RUN
+        --config.data.source.path="('codes_1.1','codes_1.05')" --config.init.tokenizer=VQ16_RUN
 
-Published FID at 256x256 (300 epochs; T 1, no top-k, 50,000 samples, ADM evaluator), guidance in brackets:
-B 5.46 (2.0), L 3.80 (1.75). At 384x384: XL 2.62 (1.75), XXL 2.34 (1.75), 3B 2.18 (1.65). Not reproduced
-here yet. `llamagen_X,384` sets the 24x24 grid, `smoke` cuts width, depth and steps to a minute on a CPU.
+Published FID (300 epochs; T 1, no top-k, 50,000 samples, ADM evaluator), guidance in brackets: at 256x256
+B 5.46 (2.0), L 3.80 (1.75); at 384x384 XL 2.62 (1.75), XXL 2.34 (1.75), 3B 2.18 (1.65). Not reproduced
+here yet. `llamagen_X,384` is the 24x24 grid (encode with --image_size 384); `smoke` cuts width, depth and
+steps to a minute on a CPU, on codes of shapes made on the fly.
 """
 
 from ml_collections import ConfigDict
@@ -41,9 +47,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
             seed=0,
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
-                source=dict(name="latents", path=""),
+                source=dict(name="latents", path=()),
                 train=dict(split="train"),
-                eval=dict(split="train", num_examples=10_000),
+                eval=dict(split="validation", num_examples=10_000),
                 image_size=image_size,
             ),
             tokenizer=dict(name="vq16", dtype="bfloat16"),

@@ -16,6 +16,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict(
         dict(
             seed=0,
+            mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
                 source=dict(name="shapes", size=32),
                 train=dict(split="train", num=40_000),
@@ -23,6 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 image_size=32,
                 crop="none",
                 flip=False,
+                num_workers=0,
             ),
             tokenizer=dict(
                 name="vq", patch=4, ch=64, ch_mult=(1,), num_res_blocks=2, z_channels=64, groups=8,

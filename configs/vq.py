@@ -24,10 +24,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = [part for part in parts if part in SIZES]
     if len(chosen) != 1:
         raise UserError(f"configs/vq.py:ARG names one of {', '.join(SIZES)}")
-    adam = dict(
-        name="adam", learning_rate=1e-4, betas=(0.9, 0.95), clip_norm=1.0,
-        schedule=dict(name="constant"),
-    )  # fmt: skip
+
+    def adam() -> dict:
+        return dict(
+            name="adam", learning_rate=1e-4, betas=(0.9, 0.95), clip_norm=1.0,
+            schedule=dict(name="constant"),
+        )  # fmt: skip
+
     config = ConfigDict(
         dict(
             seed=0,
@@ -55,8 +58,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     adversary=dict(discriminator="patchgan", weight=0.5, start=20_000),
                     ema_decay=0.0,
                     microbatches=1,
-                    optimizer=adam,
-                    disc_optimizer=adam,
+                    optimizer=adam(),
+                    disc_optimizer=adam(),
                 ),
             ),
         )

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import jax
 
@@ -26,14 +27,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def run(main: Callable[[], None]) -> int:
+def run(main: Callable[[], None], log_to: TextIO | None = None) -> int:
     """Calls `main` and turns its ends into exit statuses.
 
     0 done; 2 UserError, 3 NonFiniteLoss (one line on standard error, no traceback); 128 + signal
     (143 SIGTERM, 130 Ctrl-C) when asked to stop, so that a script can tell "stopped" from "done".
     Anything else is a defect of ours and keeps its traceback.
     """
-    _log_to_terminal()
+    _log_to_terminal(log_to or sys.stdout)
     try:
         main()
     except UserError as error:
@@ -52,10 +53,10 @@ def _end(message: str, status: int) -> int:
     return status
 
 
-def _log_to_terminal() -> None:
-    """imgen's own messages go to standard output; of Orbax's, which log by absl, only errors."""
-    handler = logging.StreamHandler(sys.stdout)
-    clear = CLEAR_LINE if sys.stdout.isatty() else ""
+def _log_to_terminal(stream: TextIO) -> None:
+    """imgen's own messages go to `stream`; of Orbax's, which log by absl, only errors."""
+    handler = logging.StreamHandler(stream)
+    clear = CLEAR_LINE if stream.isatty() else ""
     handler.setFormatter(logging.Formatter(clear + "%(message)s"))
     logger = logging.getLogger("imgen")
     logger.handlers, logger.propagate = [handler], False

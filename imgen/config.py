@@ -15,9 +15,11 @@ from imgen.errors import UserError
 
 OVERRIDE = "--config."
 # A run is one model on one stream of data: on resume these may not change ...
-FIXED = ("tokenizer", "generator", "data", "seed")
+FIXED = ("tokenizer", "generator", "data", "seed", "batch_size")
+# Groups whose keys depend on another choice: new ones may be set.
+OPEN = ("plan_options",)
 # ... but where and how fast the data is read may.
-FREE = ("path", "data_dir", "num_workers", "max_bad_share")
+FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples")
 
 
 def load_config(path_with_arg: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
@@ -45,10 +47,11 @@ def override(config: ConfigDict | FrozenConfigDict, overrides: Sequence[str]) ->
         group = config
         for name in groups:
             group = group.get(name) if isinstance(group, ConfigDict) else None
-        if not isinstance(group, ConfigDict) or last not in group:
+        is_open = bool(groups) and groups[-1] in OPEN
+        if not isinstance(group, ConfigDict) or not (last in group or is_open):
             raise UserError(f"the config has no key {key!r}{_did_you_mean(key, _keys(config))}")
         with config.ignore_type():
-            group[last] = _parse(key, text, group[last])
+            group[last] = _parse(key, text, group.get(last))
     return FrozenConfigDict(config)
 
 
@@ -87,7 +90,7 @@ def check_resume(old: FrozenConfigDict, new: FrozenConfigDict, workdir: str | Pa
         if was == now:
             continue
         parts = key.split(".")
-        if parts[0] in FIXED and parts[-1] not in FREE:
+        if (parts[0] in FIXED or parts[-1] in FIXED) and parts[-1] not in FREE:
             raise UserError(
                 f"{workdir} was trained with {key}={was!r}, the config now says {now!r}; "
                 "use another --workdir, or the old value"
@@ -162,6 +165,8 @@ def _parse(key: str, text: str, old: Any) -> Any:
         return float(value)
     if isinstance(old, tuple | list) and isinstance(value, tuple | list):
         return tuple(value)
+    if isinstance(old, tuple | list) and all(isinstance(x, str) for x in (*old, value)):
+        return (value,)  # one path where there may be several
     if type(value) is not type(old):
         kind = {int: "a whole number", float: "a number", tuple: "a tuple such as (1, 2)"}
         wanted = kind.get(type(old), type(old).__name__)

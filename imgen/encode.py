@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from imgen import cli, config, images
+from imgen import cli, config
 from imgen.data import make_source
 from imgen.data.latents import LatentsWriter
 from imgen.data.loader import eval_batches
@@ -40,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--crop_range", type=float, default=1.1, help="of the ten crops (default 1.1)"
     )
+    parser.add_argument("--image_size", type=int, help="pixels (default: the run's)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
@@ -49,11 +49,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = cli.make_workdir(args.out) / args.split
     run = load_tokenizer(args.workdir)
     settings = config.read_config(args.workdir)
+    size = args.image_size or settings.data.image_size
     source = _source(args.dataset, args.split, settings)
-    views = StoredViews(settings.data.image_size, args.ten_crop, args.crop_range)
+    views = StoredViews(size, args.ten_crop, args.crop_range)
     writer = LatentsWriter(
         out,
-        run.spec,
+        run.module.spec(size),
         split=args.split,
         tokenizer_hash=fingerprint(run.params),
         variants=views.variants,
@@ -96,10 +97,9 @@ def _source(dataset: str | None, split: str, settings):
 
 def _encode(run: TrainedTokenizer, batches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Codes [B, V, *grid] and labels [B] of the images that could be read."""
-    encode = jax.jit(lambda pixels: run.encode(images.to_float(pixels)))
     for batch in batches:
         pixels = batch["image"]  # [B, V, H, W, 3]
-        codes = np.asarray(encode(pixels.reshape(-1, *pixels.shape[2:])))
+        codes = run.encode(pixels.reshape(-1, *pixels.shape[2:]))
         read = batch["mask"] > 0
         yield codes.reshape(*pixels.shape[:2], *codes.shape[1:])[read], batch["label"][read]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgen import cli, config, images
+from imgen import cli, config
 from imgen.data.loader import eval_batches
 from imgen.errors import UserError
 from imgen.evaluation.codes import bigram_cross_entropy, code_counts, entropy
-from imgen.runs import load_generator, load_tokenizer
+from imgen.runs import build_tokenizer, load_generator, load_tokenizer
 from imgen.stages import eval_transform, evaluation_task, open_source
 
 log = logging.getLogger("imgen.evaluate")
@@ -30,19 +30,18 @@ METRICS = ("reconstruction", "likelihood", "baselines")
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(prog="imgen.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, metavar="RUN")
-    parser.add_argument(
-        "--metrics", default=",".join(METRICS), help=f"of {', '.join(METRICS)} (default: all)"
-    )
+    parser.add_argument("--metrics", help=f"of {', '.join(METRICS)} (default: all)")
     parser.add_argument("--num", type=int, help="held-out images (default: all)")
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(argv)
-    metrics = args.metrics.split(",")
+    settings = config.read_config(args.workdir)
+    there = METRICS if "generator" in settings.train else METRICS[:1]
+    metrics = args.metrics.split(",") if args.metrics else there
     for metric in metrics:
-        if metric not in METRICS:
-            raise UserError(f"--metrics {metric!r} is none of {', '.join(METRICS)}")
+        if metric not in there:
+            raise UserError(f"--metrics {metric!r} is none of {', '.join(there)}")
     cli.use_compilation_cache()
 
-    settings = config.read_config(args.workdir)
     result = {"workdir": args.workdir, "split": settings.data.eval.split}
     for metric in metrics:
         began = time.monotonic()
@@ -68,22 +67,22 @@ def likelihood(args, settings) -> dict[str, float]:
 
 def baselines(args, settings) -> dict[str, float]:
     """What a model without context, and one with a single code of it, make of the same codes."""
-    run = load_tokenizer(args.workdir)
-    encode = jax.jit(lambda pixels: run.encode(images.to_float(pixels)))
+    stored = settings.data.source.name == "latents"
+    run = None if stored else load_tokenizer(args.workdir)
 
     def codes(batches) -> np.ndarray:
         found = [
-            np.asarray(encode(batch["image"])).reshape(args.batch_size, -1)[batch["mask"] > 0]
+            (batch["codes"] if stored else run.encode(batch["image"]))[batch["mask"] > 0]
             for batch in batches
         ]
-        return np.concatenate(found)
+        return np.concatenate(found).reshape(sum(map(len, found)), -1)
 
     test = codes(_held_out(args, settings))
     train = codes(_batches(args, settings, "train", None))
-    size = run.spec.size
+    _, spec = build_tokenizer(settings)
     return {
-        "unigram_entropy": entropy(code_counts(test, size)),
-        "bigram_cross_entropy": bigram_cross_entropy(train, test, size),
+        "unigram_entropy": entropy(code_counts(test, spec.size)),
+        "bigram_cross_entropy": bigram_cross_entropy(train, test, spec.size),
         "train_images": len(train),
         "test_images": len(test),
     }
@@ -104,7 +103,7 @@ def _held_out(args, settings):
 
 
 def _evaluate(task, state, batches, step: int) -> dict[str, float]:
-    state = {**state, "step": np.int32(step)}
+    state = {**task.frozen_items, **state, "step": np.int32(step)}
     eval_step, sums = jax.jit(task.eval_step), {}
     for batch in batches:
         for name, value in jax.device_get(eval_step(state, batch)).items():
@@ -113,4 +112,4 @@ def _evaluate(task, state, batches, step: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(cli.run(main, log_to=sys.stderr))

@@ -1,9 +1,10 @@
 """Reading trained models back from a run's folder."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from imgen import config
+from imgen import config, images
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.generators import Generator, make_generator
 from imgen.latents import LatentSpec
 from imgen.tokenizers import TOKENIZERS
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.loop import checkpoint_dir
-
-
-def construct(constructor: Callable, arguments: Mapping[str, Any], where: str, **given):
-    """constructor(**given, **arguments), where a wrong key is an error of the config's group `where`."""
-    arguments = plain(arguments)
-    try:
-        inspect.signature(constructor).bind(**given, **arguments)
-    except TypeError as error:
-        raise UserError(f"config.{where}: {error}") from None
-    return constructor(**given, **arguments)
 
 
 def plain(value):
@@ -45,16 +37,25 @@ def build_tokenizer(settings) -> tuple[nn.Module, LatentSpec]:
     name = arguments.pop("name")
     if name not in TOKENIZERS:
         raise UserError(f"tokenizer.name {name!r} is none of {', '.join(TOKENIZERS)}")
-    arguments["dtype"] = jnp.dtype(arguments.get("dtype", "float32"))
+    arguments["dtype"] = _dtype(arguments, "tokenizer")
     tokenizer = construct(TOKENIZERS[name], arguments, "tokenizer")
     return tokenizer, tokenizer.spec(settings.data.image_size)
 
 
 def build_generator(settings, spec: LatentSpec) -> Generator:
     """The generator of a run's config over the latents of `spec`."""
+    if "generator" not in settings:
+        raise UserError("this run has no generator, only a tokenizer")
     arguments = plain(settings.generator)
-    arguments["dtype"] = jnp.dtype(arguments.get("dtype", "float32"))
+    arguments["dtype"] = _dtype(arguments, "generator")
     return construct(make_generator, arguments, "generator", spec=spec)
+
+
+def _dtype(arguments: dict, where: str) -> jnp.dtype:
+    name = arguments.get("dtype", "float32")
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"{where}.dtype {name!r} is neither float32 nor bfloat16")
+    return jnp.dtype(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,17 @@ class TrainedTokenizer:
     spec: LatentSpec
     step: int
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Float images [B, H, W, 3] -> latents."""
-        return self.module.apply({"params": self.params}, images, method="encode")
+    @functools.cached_property
+    def _encode(self):
+        @jax.jit
+        def encode(params, pixels):
+            return self.module.apply({"params": params}, images.to_float(pixels), method="encode")
+
+        return encode
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [B, H, W, 3] -> latents [B, *grid]."""
+        return np.asarray(self._encode(self.params, pixels))
 
 
 def fingerprint(params) -> str:
@@ -80,10 +89,13 @@ def fingerprint(params) -> str:
 
 
 def load_tokenizer(run: str | Path) -> TrainedTokenizer:
-    """The tokenizer that was trained in a run's folder. Raises UserError if there is none."""
+    """The tokenizer that a run trained, or that its config names. Raises UserError if there is none."""
     settings = config.read_config(run)
+    if "tokenizer" not in settings.train and settings.get("init", {}).get("tokenizer"):
+        return load_tokenizer(settings.init.tokenizer)
     tokenizer, spec = build_tokenizer(settings)
-    params, step = _load(run, "tokenizer", _tokenizer_shapes(tokenizer, settings))
+    with _open(run, "tokenizer") as (checkpointer, step):
+        params = _averaged_params(checkpointer, step, _tokenizer_shapes(tokenizer, settings))
     return TrainedTokenizer(tokenizer, params, spec, step)
 
 
@@ -94,7 +106,7 @@ class TrainedGenerator:
     module: Generator
     params: Any
     tokenizer: nn.Module
-    tokenizer_params: Any
+    tokenizer_params: Any  # None where it was trained on stored codes without a tokenizer
     step: int
 
 
@@ -106,15 +118,12 @@ def load_generator(run: str | Path) -> TrainedGenerator:
     codes = jnp.zeros((1, spec.positions), jnp.int32)
     cond = generator.conditioner.example(1)
     shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), codes, cond)["params"])
-    params, step = _load(run, "generator", shapes)
-    with Checkpointer(checkpoint_dir(run, "generator"), read_only=True) as checkpointer:
-        if not (checkpoint_dir(run, "generator") / str(step) / "tokenizer").is_dir():
-            raise UserError(
-                f"{run} was trained on stored codes without a tokenizer, so it cannot draw pictures: "
-                "train it with init.tokenizer set"
-            )
-        shapes = _tokenizer_shapes(tokenizer, settings)
-        tokenizer_params = checkpointer.restore_items({"tokenizer": shapes}, step)["tokenizer"]
+    tokenizer_params = None
+    with _open(run, "generator") as (checkpointer, step):
+        params = _averaged_params(checkpointer, step, shapes)
+        if checkpointer.has_item("tokenizer", step):
+            shapes = _tokenizer_shapes(tokenizer, settings)
+            tokenizer_params = checkpointer.restore_items({"tokenizer": shapes}, step)["tokenizer"]
     return TrainedGenerator(generator, params, tokenizer, tokenizer_params, step)
 
 
@@ -125,11 +134,17 @@ def _tokenizer_shapes(tokenizer: nn.Module, settings):
     )
 
 
-def _load(run: str | Path, stage: str, shapes) -> tuple[Any, int]:
-    """The newest readable average of the parameters, or the parameters, and their step."""
+@contextlib.contextmanager
+def _open(run: str | Path, stage: str) -> Iterator[tuple[Checkpointer, int]]:
+    """The checkpoints of a stage, to read, and the newest readable step."""
     with Checkpointer(checkpoint_dir(run, stage), read_only=True) as checkpointer:
         step = checkpointer.latest_step()
         if step is None:
             raise UserError(f"{run} has no readable checkpoint of its {stage}; train it first")
-        item = "ema" if (checkpoint_dir(run, stage) / str(step) / "ema").is_dir() else "params"
-        return checkpointer.restore_items({item: shapes}, step)[item], step
+        yield checkpointer, step
+
+
+def _averaged_params(checkpointer: Checkpointer, step: int, shapes):
+    """The average of the parameters where one was kept, else the parameters; host arrays."""
+    item = "ema" if checkpointer.has_item("ema", step) else "params"
+    return checkpointer.restore_items({item: shapes}, step)[item]

@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--guidance", type=float, help="guidance scale, 1 for none (default: the run's)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest code")
-    parser.add_argument("--top_k", type=int, default=0)
-    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, help="0 takes the likeliest code")
+    parser.add_argument("--top_k", type=int, help="0 for all codes")
+    parser.add_argument("--top_p", type=float, help="1 for all codes; defaults of all: the run's")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -48,19 +48,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = cli.make_workdir(args.out)
 
     run = load_generator(args.workdir)
-    guidance = plain(config.read_config(args.workdir).train.generator.get("guidance", {}))
-    if args.guidance is not None:
-        guidance["scale"] = args.guidance
+    if run.tokenizer_params is None:
+        raise UserError(
+            f"{args.workdir} was trained on stored codes without a tokenizer, so it cannot draw "
+            "pictures: train it with init.tokenizer set"
+        )
+    settings = config.read_config(args.workdir).train.generator
+    guidance = _chosen(settings.get("guidance", {}), scale=args.guidance)
+    filters = _chosen(
+        settings.get("filters", {}),
+        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+    )  # fmt: skip
     labels = np.resize(_labels(args.labels, run.module.conditioner), args.num)
-    draw = sampler(
-        run.module,
-        run.tokenizer,
-        Guidance(**guidance),
-        Filters(args.temperature, args.top_k, args.top_p),
-    )
+    draw = sampler(run.module, run.tokenizer, Guidance(**guidance), Filters(**filters))
     key, began, pixels = jax.random.key(args.seed), time.monotonic(), []
-    for start in range(0, args.num, args.batch_size):
-        ids = np.arange(start, start + args.batch_size)  # a short last batch is drawn whole and cut
+    size = min(args.batch_size, args.num)
+    for start in range(0, args.num, size):
+        ids = np.arange(start, start + size)  # a short last batch is drawn whole and cut
         cond = {"label": jnp.asarray(labels[ids % args.num], jnp.int32)}
         pixels.append(
             jax.device_get(draw(run.params, run.tokenizer_params, cond, key, jnp.asarray(ids)))
@@ -68,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     pixels = np.concatenate(pixels)[: args.num]
     log.info("%d images in %.1f s, compilation included", args.num, time.monotonic() - began)
     _write(out, pixels, labels)
+
+
+def _chosen(run_default, **asked) -> dict:
+    """The run's settings with those that the user gave."""
+    return {**plain(run_default), **{k: v for k, v in asked.items() if v is not None}}
 
 
 def _labels(text: str | None, conditioner) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from imgen.construct import construct
 from imgen.data import make_source, preprocess
 from imgen.data.loader import eval_batches, train_batches
 from imgen.decoding import Filters, Guidance
@@ -21,7 +22,6 @@ from imgen.interop import lpips
 from imgen.runs import (
     build_generator,
     build_tokenizer,
-    construct,
     fingerprint,
     load_tokenizer,
     plain,
@@ -31,6 +31,7 @@ from imgen.tokenizers.discriminators import DISCRIMINATORS
 from imgen.training.generator_task import GeneratorTask
 from imgen.training.loop import Stage
 from imgen.training.sample_metrics import SAMPLE_METRICS
+from imgen.training.sharding import check_batch_size
 from imgen.training.tokenizer_task import TokenizerTask
 
 STAGES = ("tokenizer", "generator")
@@ -44,10 +45,6 @@ LOOP_KEYS = {f.name for f in dataclasses.fields(Stage)} - {
 
 def build_stages(settings, workdir: str | Path, mesh) -> Iterator[Stage]:
     """The stages in order; each is built when the one before has been trained."""
-    unknown = set(settings.train) - set(STAGES)
-    if unknown:
-        raise UserError(f"config.train.{unknown.pop()}: the stages are {', '.join(STAGES)}")
-    check(settings)
     for name in STAGES:
         if name in settings.train:
             yield {"tokenizer": tokenizer_stage, "generator": generator_stage}[name](
@@ -55,17 +52,31 @@ def build_stages(settings, workdir: str | Path, mesh) -> Iterator[Stage]:
             )
 
 
-def check(settings) -> None:
+def check(settings, mesh) -> None:
     """Builds every stage's task and traces its initialisation: what is wrong with the last stage's settings
     should not come out after hours of the first."""
+    unknown = set(settings.train) - set(STAGES)
+    if unknown:
+        raise UserError(f"config.train.{unknown.pop()}: the stages are {', '.join(STAGES)}")
     size = settings.data.image_size
     for name in settings.train:
         task = evaluation_task(name, settings)
+        check_batch_size(settings.train[name].batch_size, mesh)
+        if settings.train[name].batch_size % task.microbatches:
+            raise UserError(
+                f"train.{name}.batch_size {settings.train[name].batch_size} is not a multiple of its "
+                f"{task.microbatches} microbatches"
+            )
         batch = {"image": jnp.zeros((1, size, size, 3), jnp.uint8)}
         if name == "generator":
             batch = task.generator.conditioner.example(1)
-            _, spec = build_tokenizer(settings)
-            _check_data(open_source(settings, "eval"), settings, spec, task.generator)
+            _check_data(settings, task.generator)
+            measure = settings.train.generator.get("sample_metrics")
+            if measure and measure.name not in SAMPLE_METRICS:
+                raise UserError(
+                    f"train.generator.sample_metrics.name {measure.name!r} is none of "
+                    f"{', '.join(SAMPLE_METRICS)}"
+                )
         jax.eval_shape(task.init, jax.random.key(0), batch)
 
 
@@ -78,13 +89,13 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
 def generator_stage(settings, workdir: str | Path) -> Stage:
     """Stage 2: a generator on the codes of stage 1, or of the run named in `init.tokenizer`."""
     loop, arguments = _split(settings.train.generator)
-    tokenizer, spec = build_tokenizer(settings)
+    tokenizer, _ = build_tokenizer(settings)
     source = open_source(settings, "eval")
     trained = None
     run = settings.get("init", {}).get("tokenizer") or ("tokenizer" in settings.train and workdir)
     if run:
         trained = load_tokenizer(run)
-        if trained.spec != spec or trained.module != tokenizer:
+        if trained.module != tokenizer:
             raise UserError(
                 f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
             )
@@ -159,17 +170,26 @@ def _generator_task(settings, loop: dict, arguments: dict, tokenizer, params) ->
     )
 
 
-def _check_data(source, settings, spec, generator) -> None:
-    """The data's latents and classes must be those that the model is built for."""
-    stored = getattr(source, "spec", spec)  # of stored codes
-    if stored != spec:
-        raise UserError(f"the codes in {source.name} are {stored}, config.tokenizer makes {spec}")
+def _check_data(settings, generator) -> None:
+    """The data's latents and classes must be those that the model is built for, in both splits."""
+    _, spec = build_tokenizer(settings)
+    train, held_out = open_source(settings, "train"), open_source(settings, "eval")
     classes = getattr(generator.conditioner, "num_classes", None)
-    if classes is not None and source.num_classes != classes:
-        raise UserError(
-            f"{source.name} has {source.num_classes or 'no'} classes, the generator {classes}: "
-            f"set config.generator.conditioning.num_classes={source.num_classes}"
-        )
+    for source in (train, held_out):
+        stored = getattr(source, "spec", spec)  # of stored codes
+        if stored != spec:
+            raise UserError(
+                f"the codes in {source.name} are {stored}, config.tokenizer makes {spec}"
+            )
+        if classes is not None and source.num_classes != classes:
+            raise UserError(
+                f"{source.name} has {source.num_classes or 'no'} classes, the generator {classes}: "
+                f"set config.generator.conditioning.num_classes={source.num_classes}"
+            )
+    if train.class_names != held_out.class_names:
+        raise UserError(f"{train.name} and {held_out.name} have unlike classes: mend the folders")
+    if "text" in generator.conditioner.inputs:
+        raise UserError("no data source gives text features yet: condition on classes")
 
 
 def open_source(settings, which: str):

@@ -18,7 +18,7 @@ import jax
 
 from imgen import cli, config
 from imgen.errors import UserError
-from imgen.stages import build_stages
+from imgen.stages import build_stages, check
 from imgen.training.loop import train_stage
 from imgen.training.metrics import MetricWriter, read_metrics
 from imgen.training.report import summary_text, write_report
@@ -64,6 +64,8 @@ def _join(how: str) -> None:
 def _train(path: str | None, overrides: Sequence[str], workdir: Path) -> None:
     settings = _settle(path, overrides, workdir)
     mesh = make_mesh(**settings.get("mesh", {}))
+    check(settings, mesh)
+    _save_config(settings, workdir)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
     writer, began = MetricWriter(workdir), time.monotonic()
     meta = {"config": config.to_json(settings)}
@@ -81,7 +83,7 @@ def _train(path: str | None, overrides: Sequence[str], workdir: Path) -> None:
 
 
 def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
-    """The config to train, checked against and written to RUN/config.json."""
+    """The config to train. A run that has trained already goes on with the model and data it has."""
     saved = workdir / "config.json"
     if path is None and not saved.exists():
         raise UserError(f"--config is needed: {workdir} holds no run to go on with")
@@ -89,14 +91,18 @@ def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
         settings = config.override(config.read_config(workdir), overrides)
     else:
         settings = config.load_config(path, overrides)
-    if saved.exists():
+    if any((workdir / "checkpoints").glob("*/[0-9]*")) and saved.exists():
         for change in config.check_resume(config.read_config(workdir), settings, workdir):
             log.info("changed since the last start: %s", change)
-    if jax.process_index() == 0:
-        unfinished = saved.with_suffix(".tmp")
-        unfinished.write_text(config.to_json(settings))
-        unfinished.replace(saved)
     return settings
+
+
+def _save_config(settings, workdir: Path) -> None:
+    """RUN/config.json."""
+    if jax.process_index() == 0:
+        unfinished = workdir / "config.tmp"
+        unfinished.write_text(config.to_json(settings))
+        unfinished.replace(workdir / "config.json")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ processes, and a checkpoint needs no more than the step. Grain shuffles the posi
 whole batches.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,12 @@ from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from imgen.data.source import BadExample, Source, attempt, read
 from imgen.errors import UserError
 
+log = logging.getLogger(__name__)
 Transform = Callable[[dict, np.random.Generator | None], dict]
 Failed = list[tuple[str, str]]  # name of an example, reason
 
@@ -183,7 +185,7 @@ class _Failures:
             self.count += 1
             if name not in self.names:
                 self.names[name] = None
-                logging.warning("skipping %s: %s", name, reason)
+                log.warning("skipping %s: %s", name, reason)
 
 
 class TrainBatches:
@@ -218,6 +220,8 @@ class TrainBatches:
 
     def close(self) -> None:
         """Ends the worker processes and threads. Calling it again does nothing."""
+        if self.skipped:
+            log.warning("%d of %d reads failed and were replaced", self.skipped, self._reads)
         self._iterator.close()
 
     def __iter__(self) -> "TrainBatches":

@@ -36,12 +36,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 def random_crop(
     image: np.ndarray, size: int, rng: np.random.Generator, min_share: float = 0.8
 ) -> np.ndarray:
-    """ADM's random crop: shorter side uniform in [size, ceil(size / min_share)], window uniform.
-
-    An image that is already size x size is returned as it is.
-    """
-    if image.shape[:2] == (size, size):
-        return image
+    """ADM's random crop: shorter side uniform in [size, ceil(size / min_share)], window uniform."""
     image = resize_shorter_side(image, int(rng.integers(size, math.ceil(size / min_share) + 1)))
     y = int(rng.integers(image.shape[0] - size + 1))
     x = int(rng.integers(image.shape[1] - size + 1))
@@ -163,7 +158,8 @@ class TrainCodes:
 
 @dataclasses.dataclass(frozen=True)
 class EvalCodes:
-    """{"codes": int32 [*grid], "label": int32}: the first stored variant."""
+    """{"codes": int32 [*grid], "label": int32}: the centre crop, which is the fifth of ten crops."""
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
-        return {"codes": example["codes"][0], "label": _label(example)}
+        codes = example["codes"]  # [V, *grid]
+        return {"codes": codes[4 if len(codes) >= 10 else 0], "label": _label(example)}

@@ -14,11 +14,6 @@ def code_counts(codes: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(codes.reshape(-1), minlength=size)
 
 
-def usage_and_perplexity(counts: np.ndarray) -> dict[str, float]:
-    """Share of the codes that occur at all, and exp of the histogram's entropy."""
-    return {"usage": float((counts > 0).mean()), "perplexity": float(np.exp(entropy(counts)))}
-
-
 def bigram_cross_entropy(train: np.ndarray, test: np.ndarray, size: int) -> float:
     """Nats per code of an add-one bigram model along the raster order.
 

@@ -45,7 +45,12 @@ def features(params: Params, images: jax.Array) -> list[jax.Array]:
         for index in slice_:
             conv = params[f"conv_{index}"]
             x = jax.lax.conv_general_dilated(
-                x, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                x,
+                conv["kernel"],
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision="highest",
             )
             x = jax.nn.relu(x + conv["bias"])
         out.append(x)
@@ -58,7 +63,9 @@ def lpips_per_layer(params: Params, first: jax.Array, second: jax.Array) -> jax.
     pairs = zip(features(params, first), features(params, second), strict=True)
     for k, (a, b) in enumerate(pairs):
         difference = jnp.square(_unit(a) - _unit(b))
-        terms.append(jnp.mean(difference @ params[f"lin_{k}"], axis=(1, 2)))
+        terms.append(
+            jnp.mean(jnp.matmul(difference, params[f"lin_{k}"], precision="highest"), axis=(1, 2))
+        )
     return jnp.stack(terms, axis=-1)
 
 

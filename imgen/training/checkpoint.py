@@ -134,6 +134,10 @@ class Checkpointer:
             )
         return None
 
+    def has_item(self, name: str, step: int) -> bool:
+        """Whether the checkpoint of `step` holds that key of the state."""
+        return (self.directory / str(step) / name).is_dir()
+
     def restore_items(self, abstract: State, step: int | None = None) -> State:
         """Some of the state's keys, e.g. only "ema", from `step` or the newest readable checkpoint.
 

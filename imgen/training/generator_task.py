@@ -1,6 +1,7 @@
 """What stage 2 trains: a generator on a tokenizer's codes (LlamaGen, sections 2.2 and 3.2)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import optax
 
 from imgen import images
+from imgen.construct import construct
 from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.generators import Generator
 from imgen.generators.heads import categorical_nll
+from imgen.nn.constrain import constrain
 from imgen.training import optim
 from imgen.training.gradients import accumulate
 from imgen.training.task import Batch, State
@@ -70,8 +73,8 @@ class GeneratorTask:
 
     def __post_init__(self):
         self.optimizer = {"decay": DECAY, "frozen": FROZEN, **self.optimizer}
-        self._optimizer, self._learning_rate = optim.make_optimizer(
-            total_steps=self.total_steps, **self.optimizer
+        self._optimizer, self._learning_rate = construct(
+            optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         self.sharding_rules = SHARDING_RULES
 
@@ -147,11 +150,15 @@ class GeneratorTask:
         if "label" in cond:
             labels = np.arange(self.num_samples) % self.generator.conditioner.num_classes
             cond = {"label": jnp.asarray(labels, jnp.int32)}
-        draw = sampler(self.generator, self.tokenizer, self.guidance, self.filters)
-        pixels = draw(
+        pixels = self.draw(
             averaged(state), state["tokenizer"], cond, rng, jnp.arange(len(cond_leaf(cond)))
         )
         return {"samples": images.grid(jax.device_get(pixels))}
+
+    @functools.cached_property
+    def draw(self) -> Callable[..., jax.Array]:
+        """`sampler` of this task's settings, compiled once for each number of images."""
+        return sampler(self.generator, self.tokenizer, self.guidance, self.filters)
 
     def _codes(self, state: State, batch: Batch) -> jax.Array:
         """Codes [B, P] of a batch: stored ones, or the frozen tokenizer's."""
@@ -193,6 +200,7 @@ def sampler(
             filters=filters,
         )
         pixels = tokenizer.apply({"params": tokenizer_params}, codes, method="decode")
-        return images.to_uint8(pixels)
+        # On every device: what is drawn is looked at on the host.
+        return constrain(images.to_uint8(pixels), None, None, None, None)
 
     return draw

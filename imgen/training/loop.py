@@ -192,6 +192,8 @@ class _StageRun:
                     "start the same command again to go on",
                 )
         self._checkpointer.wait()
+        if signum := stop.agreed(ask_others=True):  # it came during the last evaluation or save
+            raise Interrupted(signum, f"stopped after {stage.name}, which is done and saved")
         return self._state
 
     def _next_batch(self):
@@ -237,7 +239,7 @@ class _StageRun:
             folder = checkpoint_dir(self._workdir, self._stage.name) / str(self._saved)
             good = f"the last good checkpoint is {folder}"
         return (
-            f"{self._stage.name} step {step}: {what}; {good}. "
+            f"{self._stage.name} step {step} (or since the last logged one): {what}; {good}. "
             "Lower the learning rate or clip_norm, or compute in float32, and start again"
         )
 

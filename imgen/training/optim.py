@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.training import paths
 
@@ -62,7 +63,13 @@ def make_schedule(
     """
     if name not in SCHEDULES:
         raise UserError(f"schedule {name!r} is none of {', '.join(SCHEDULES)}")
-    after = SCHEDULES[name](learning_rate, total_steps - warmup_steps, **shape)
+    after = construct(
+        SCHEDULES[name],
+        shape,
+        f"schedule {name!r}",
+        peak=learning_rate,
+        steps=total_steps - warmup_steps,
+    )
     if not warmup_steps:
         return after
     warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1)

@@ -31,14 +31,16 @@ def init_state(task: Task, seed: int, batch: Batch, abstract: State) -> State:
     out = jax.tree.map(lambda x: x.sharding, abstract)
     frozen = _frozen(task)
     made = {key: out[key] for key in out if key not in frozen}
-    state = jax.jit(task.init, out_shardings=made)(run_keys(seed)[0], batch)
+    # On CPUs every random draw costs XLA a quarter of a second of optimisation that init never earns.
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    init = jax.jit(task.init, out_shardings=made, compiler_options=quick)
     # A copy: the loop donates its state, and these arrays are the caller's.
     placed = jax.tree.map(
         lambda x, s: jax.device_put(x, s, may_alias=False), frozen, {k: out[k] for k in frozen}
     )
-    return state | placed
+    return init(run_keys(seed)[0], batch) | placed
 
 
 def _frozen(task: Task) -> State:
-    """Trained elsewhere, carried along unchanged (a frozen tokenizer, LPIPS weights)."""
-    return getattr(task, "frozen_items", {})
+    """Host arrays trained elsewhere and carried along unchanged (a tokenizer, LPIPS weights)."""
+    return jax.device_get(getattr(task, "frozen_items", {}))

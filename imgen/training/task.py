@@ -15,6 +15,8 @@ Batch = dict[str, Any]
 
 class Task(Protocol):
     sharding_rules: list[tuple[str, tuple]]  # (regex on "params/..." paths, spec), the first match
+    # Optional: items of the state that `init` leaves out, made elsewhere and never changed here.
+    frozen_items: State
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
         """A fresh state; pure, so that it can be traced for shapes and run sharded."""

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from imgen import images as pixels
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.nn.constrain import constrain
 from imgen.tokenizers import codebook
@@ -46,8 +47,8 @@ class TokenizerTask:
     restart_every, restart_threshold: every so many steps (0: never), codes that are used less than
         this share of an even usage (a running mean) are put on random features of the batch.
     usage_decay: of the running means of usage.
-    ema_codebook: EMA-VQ: each code is the running mean (`usage_decay`) of its features, and the
-        codebook loss does nothing.
+    ema_codebook: EMA-VQ: each code is the running mean (`usage_decay`) of its features, which
+        takes the place of the codebook loss and of the optimiser there.
     usage_window: steps over which a code counts as used in the training log.
     num_pictures: images in a grid of original | reconstruction pairs.
 
@@ -78,21 +79,28 @@ class TokenizerTask:
             known = ", ".join(RECONSTRUCTION)
             raise UserError(f"reconstruction loss {self.reconstruction!r} is none of {known}")
         self.sharding_rules = SHARDING_RULES
-        self.optimizer = {"decay": DECAY, **self.optimizer}
-        self._optimizer, self._learning_rate = optim.make_optimizer(
-            total_steps=self.total_steps, **self.optimizer
+        frozen = (r"codebook$",) if self.ema_codebook else ()
+        self.optimizer = {"decay": DECAY, "frozen": frozen, **self.optimizer}
+        self._optimizer, self._learning_rate = construct(
+            optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         if self.adversary:
-            self._disc_optimizer, _ = optim.make_optimizer(
-                total_steps=self.total_steps, **(self.disc_optimizer or self.optimizer)
+            arguments = self.disc_optimizer or self.optimizer
+            self._disc_optimizer, _ = construct(
+                optim.make_optimizer, arguments, "disc_optimizer", total_steps=self.total_steps
             )
+
+    @property
+    def frozen_items(self) -> State:
+        """State that training carries along unchanged."""
+        return {} if self.lpips_params is None else {"lpips": self.lpips_params}
 
     def parameter_notes(self, params: Any) -> dict[str, str]:
         return optim.describe(params, **self.optimizer)
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
-        """A fresh state: step, params, opt, codebook (usage); ema, disc, disc_opt, disc_stats and
-        lpips where they are in use."""
+        """A fresh state: step, params, opt, codebook (usage); ema, disc, disc_opt, disc_stats
+        where they are in use."""
         images = pixels.to_float(batch["image"][:1])
         params_key, disc_key = jax.random.split(rng)
         params = self.tokenizer.init(params_key, images)["params"]
@@ -107,8 +115,6 @@ class TokenizerTask:
         if self.adversary:
             state["disc"], state["disc_stats"] = self.adversary.init(disc_key, images)
             state["disc_opt"] = self._disc_optimizer.init(state["disc"])
-        if self.lpips_params is not None:
-            state["lpips"] = jax.tree.map(jnp.asarray, self.lpips_params)
         return state
 
     def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
@@ -125,7 +131,7 @@ class TokenizerTask:
         new = {**state, "step": step, "params": params, "opt": opt}
         metrics = {
             **aux["metrics"],
-            "psnr": 10.0 * jnp.log10(4.0 / aux["metrics"]["mse"]),
+            "psnr": 10.0 * jnp.log10(4.0 / aux["mse"]),
             "grad_norm": optax.global_norm(grads["params"]),
             "learning_rate": self._learning_rate(state["step"]),
         }
@@ -167,7 +173,11 @@ class TokenizerTask:
             return terms
 
         terms = similarity_terms(recon)
-        terms |= {f"{name}_loss": value for name, value in out["losses"].items()}
+        terms |= {
+            f"{name}_loss": value
+            for name, value in out["losses"].items()
+            if not (self.ema_codebook and name == "codebook")
+        }
         codes, size = out["codes"].reshape(-1), self._codes(batch)
         features = self._code_features(players["params"], out["z"])
         aux = {
@@ -190,7 +200,7 @@ class TokenizerTask:
             aux["disc_stats"] = adversarial.stats
         loss = sum(terms.values())
         mse = jnp.mean(jnp.square(jnp.clip(recon, -1.0, 1.0) - images))
-        aux["metrics"] = {"loss": loss, **terms, **disc_metrics, "mse": mse}
+        aux |= {"mse": mse, "metrics": {"loss": loss, **terms, **disc_metrics}}
         return loss + disc_loss, aux
 
     def _last_layer(self, params: Any, hidden: jax.Array) -> LastLayer:

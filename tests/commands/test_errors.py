@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from imgen import cli, train
+from imgen import cli, config, evaluate, sample, train
 from tests.data.tiny import write_tfds
 
 QUICK = "configs/quickstart.py:smoke"
@@ -77,6 +77,49 @@ def test_one_clear_line(capsys, tmp_path, config, overrides, words):
     assert len(err.splitlines()) == 1 and err.startswith("imgen: error:"), err
     for word in words:
         assert word in err
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("train.tokenizer.optimizer.schedule.name=wsdd", ["wsdd", "wsd"]),
+        ("train.generator.sample_metrics.name=shape", ["'shape'", "shapes"]),
+        ("train.generator.batch_size=20", ["20"]),
+        ("generator.plan_options.grups=3", ["grups"]),
+        ("tokenizer.codebook_size=0.5", ["codebook_size", "whole number"]),
+    ],
+)
+def test_what_is_wrong_with_the_second_stage_is_said_before_the_first(
+    capsys, tmp_path, override, words
+):
+    arguments = ["--config", QUICK, "--workdir", f"{tmp_path}", f"--config.{override}"]
+    status, err = run(capsys, *arguments)
+    assert status == 2 and len(err.splitlines()) == 1, err
+    assert all(word in err for word in words), err
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_mistake_does_not_spoil_the_workdir(capsys, tmp_path):
+    common = ["--config", QUICK, "--workdir", f"{tmp_path}"]
+    assert run(capsys, *common, "--config.generator.width=50")[0] == 2
+    short = ["--config.train.tokenizer.steps=1", "--config.train.generator.steps=1"]
+    assert run(capsys, *common, *short)[0] == 0
+
+
+def test_a_run_without_generator_says_so(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(
+        config.to_json(config.load_config("configs/vq.py:vq16,smoke"))
+    )
+    for command in (sample, evaluate):
+        arguments = ["--workdir", f"{tmp_path}", "--out", f"{tmp_path}/out"][
+            : 4 if command is sample else 2
+        ]
+        status = cli.run(lambda c=command, a=arguments: c.main(a))
+        err = capsys.readouterr().err
+        assert status == 2 and "Traceback" not in err
+        assert (
+            "no generator" if command is sample else "no readable checkpoint"
+        ) in err or "train" in err
 
 
 def test_workdir_that_cannot_be_written(capsys, tmp_path):

@@ -30,7 +30,11 @@ def test_images_of_the_right_size_are_not_resampled():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     example = {"image": image, "label": 3}
     rng = np.random.default_rng(0)
-    for transform in (TrainImages(32, flip=False), EvalImages(32), TrainImages(32, "none", False)):
+    for transform in (
+        TrainImages(32, "center", False),
+        EvalImages(32),
+        TrainImages(32, "none", False),
+    ):
         np.testing.assert_array_equal(transform(example, rng)["image"], image)
 
 
@@ -46,7 +50,9 @@ def test_random_crop_shows_between_80_and_100_percent_of_the_shorter_side():
 def test_flip_mirrors_half_of_the_images():
     example = {"image": photo(8, 8), "label": 0}
     flipped = [
-        not np.array_equal(TrainImages(8)(example, np.random.default_rng(i))["image"], photo(8, 8))
+        not np.array_equal(
+            TrainImages(8, "none")(example, np.random.default_rng(i))["image"], photo(8, 8)
+        )
         for i in range(400)
     ]
     assert 160 < sum(flipped) < 240

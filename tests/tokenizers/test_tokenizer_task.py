@@ -140,7 +140,7 @@ def test_evaluation_leaves_padding_out_and_scores_each_image_alone():
     small_vgg = jax.tree.map(lambda s: np.full(s.shape, 0.1, np.float32), abstract_params((2,) * 5))
     task = dataclasses.replace(TASK, lpips_params=small_vgg)
     batch = {"image": photos(4)["image"].repeat(2, 1).repeat(2, 2)}  # VGG halves four times
-    state = fresh(task, batch)
+    state = fresh(task, batch) | task.frozen_items
     evaluate = jax.jit(task.eval_step)
     whole = evaluate(state, {**batch, "mask": np.array([1, 1, 0, 0], np.float32)})
     part = evaluate(state, {"image": batch["image"][:2], "mask": np.ones(2, np.float32)})

@@ -1,0 +1,29 @@
+"""Calling constructors with arguments that a user wrote."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from imgen.errors import UserError
+
+
+def construct(constructor: Callable, arguments: Mapping[str, Any], where: str, **given):
+    """constructor(**given, **arguments).
+
+    Raises UserError, naming the config's group `where` and the near name, for an argument that the
+    constructor doesn't have or one that is missing.
+    """
+    parameters = inspect.signature(constructor).parameters
+    names = [name for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    open_ended = len(names) < len(parameters)
+    for name in arguments:
+        if name not in names and not open_ended:
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise UserError(f"{where} has no {name!r}; {hint}")
+    try:
+        inspect.signature(constructor).bind(**given, **arguments)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from None
+    return constructor(**given, **arguments)
