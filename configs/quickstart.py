@@ -46,8 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     ),
                 ),
                 generator=dict(
-                    steps=600, batch_size=64, log_every=20, eval_every=150, checkpoint_every=150,
-                    visualize_every=150, ema_decay=0.98,
+                    steps=700, batch_size=64, log_every=20, eval_every=175, checkpoint_every=175,
+                    visualize_every=175, ema_decay=0.98,
                     optimizer=dict(
                         learning_rate=3e-3, weight_decay=0.05,
                         schedule=dict(name="cosine", warmup_steps=50),

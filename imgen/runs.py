@@ -115,7 +115,7 @@ def load_generator(run: str | Path) -> TrainedGenerator:
     settings = config.read_config(run)
     tokenizer, spec = build_tokenizer(settings)
     generator = build_generator(settings, spec)
-    codes = jnp.zeros((1, spec.positions), jnp.int32)
+    codes = generator.example_codes(1)
     cond = generator.conditioner.example(1)
     shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), codes, cond)["params"])
     tokenizer_params = None

@@ -1,7 +1,7 @@
-"""Drawing codes: one jitted loop with a static key/value cache, for every plan.
+"""Drawing codes: one jitted loop with a static key/value cache, for every plan and head.
 
 Shapes: B images, R cache rows' batch (2B under guidance: conditional first, then unconditional),
-P positions, W slots fed by a call, N positions decided by it, D width, V vocabulary.
+P positions, W slots fed by a call, N positions decided by it, D width; `...` a position's code or logits.
 """
 
 import functools
@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding.filters import Filters, draw
+from imgen.decoding.filters import Filters, draw, draw_bits
 from imgen.decoding.guidance import Guidance, guidance_weights, guide
 from imgen.decoding.schedule import Segment, make_schedule
+from imgen.errors import UserError
+from imgen.generators.arrays import join_valid, permute
 from imgen.generators.generator import Generator
 from imgen.generators.transformer import Block, unstack
 from imgen.nn.attention import KVCache
@@ -27,13 +29,18 @@ def decoding_params(params: dict, dtype: jnp.dtype = jnp.float32) -> dict:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
-def sample_uniforms(rng: jax.Array, sample_ids: jax.Array, positions: int) -> jax.Array:
-    """Random numbers [B, P] that depend only on the key, the sample's number and the position.
+def sample_keys(rng: jax.Array, sample_ids: jax.Array) -> jax.Array:
+    """A key for each image, of its number only."""
+    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
+
+
+def sample_uniforms(rng: jax.Array, sample_ids: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random numbers [B, *shape] that depend only on the key, the sample's number and the place in `shape`.
 
     So an image is the same in any batch, on any number of devices, with any cut of the calls.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
-    return jax.vmap(lambda key: jax.random.uniform(key, (positions,)))(keys)
+    keys = sample_keys(rng, sample_ids)
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(keys)
 
 
 def generate(
@@ -43,88 +50,118 @@ def generate(
     rng: jax.Array,
     *,
     sample_ids: jax.Array | None = None,
+    order: jax.Array | None = None,
     guidance: Guidance = Guidance(),
     filters: Filters = Filters(),
     segments: int | None = None,
     return_logits: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Draws codes [B, *grid] int32.
+    """Draws latents: int32 [B, *grid], or [B, *grid, bits] where the tokenizer's are bits.
 
     params: of `decoding_params`.   cond: the conditioner's inputs, e.g. {"label": [B]}.
     sample_ids: number of each image in the whole job, by default 0 ... B-1.
+    order [B, P]: positions in each image's own order, for plans by sample; by default drawn from `rng`.
     segments: loops to compile (see `decoding.schedule`); by default 1 for short plans and 4 for long.
-    return_logits: also return the guided logits [B, P, V] before filtering.
+    return_logits: also return the guided logits [B, P, ..., V] before filtering.
     """
+    plan = generator.decoding_plan or generator.plan
+    if order is not None and not plan.by_sample:
+        raise UserError(f"plan {plan.name} has one order for all images")
     batch = jax.tree.leaves(cond)[0].shape[0]
     if sample_ids is None:
         sample_ids = jnp.arange(batch)
     if segments is None:
-        segments = 1 if generator.plan.slots < 128 else 4
-    codes, logits = _generate(
-        generator, params, cond, rng, sample_ids, guidance, filters, segments, return_logits
+        segments = 1 if plan.slots < 128 else 4
+    generator = generator.clone(plan=plan, decoding_plan=None)
+    latents, logits = _generate(
+        generator, params, cond, rng, sample_ids, order, guidance, filters, segments, return_logits
     )
-    codes = codes.reshape(batch, *generator.plan.grid)
-    return (codes, logits) if return_logits else codes
+    return (latents, logits) if return_logits else latents
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8))
-def _generate(generator, params, cond, rng, sample_ids, guidance, filters, segments, keep_logits):
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8, 9))
+def _generate(
+    generator, params, cond, rng, sample_ids, order, guidance, filters, segments, keep_logits
+):
     plan = generator.plan
     schedule = make_schedule(plan, guidance_weights(guidance, plan), segments, generator.width)
     batch = sample_ids.shape[0]
     rows = 2 * batch if schedule[0].guided else batch
-    uniforms = jnp.pad(sample_uniforms(rng, sample_ids, plan.positions), ((0, 0), (0, 1)))
+    uniforms = sample_uniforms(rng, sample_ids, (plan.positions, *generator.unit_shape))
+    uniforms = pad_positions(uniforms)
+    # Orders and vectors are drawn from keys of their own.
+    own_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(sample_keys(rng, sample_ids))
+    if plan.by_sample and order is None:
+        order = generator.orders(own_keys, batch)
+    # Mixed tables are a regulariser: samples use the learned one.
+    table_keys = own_keys if generator.lexinvariant == 1 else None
+    table = apply(generator, params, "code_table", table_keys, batch)
 
     null = jnp.arange(rows) >= batch
-    cond = jax.tree.map(
-        lambda leaf: jnp.tile(leaf, (rows // batch,) + (1,) * (leaf.ndim - 1)), cond
-    )
+
+    def both(leaf):  # for the unconditional rows too
+        return jnp.tile(leaf, (rows // batch,) + (1,) * (leaf.ndim - 1))
+
+    cond = jax.tree.map(both, cond)
     features, valid = apply(generator, params, "embed_condition", cond, null)
+    context, context_valid = generator.embed_context(cond, null)
 
     # A position or row past the end takes what padding writes.
-    length = plan.slots + max(s.slots.shape[1] for s in schedule)
-    if valid is not None:
-        valid = jnp.pad(valid, ((0, 0), (0, length - valid.shape[1])), constant_values=True)
+    slots = plan.slots + max(s.slots.shape[1] for s in schedule)
+    length = generator.conditioner.context_slots + slots
     kv_heads = generator.kv_heads or generator.heads
     shape = (rows, length, kv_heads, generator.width // generator.heads)
     state = {
-        "codes": jnp.zeros((batch, plan.positions + 1), jnp.int32),
+        "codes": pad_positions(generator.example_codes(batch)),
         "caches": [
             KVCache(jnp.zeros(shape, features.dtype), jnp.zeros(shape, features.dtype))
             for _ in params["transformer"]
         ],
     }
     if keep_logits:
-        state["logits"] = jnp.zeros((batch, plan.positions + 1, generator.vocab), jnp.float32)
-
+        blank = jnp.zeros((batch, plan.positions, *generator.logits_shape), jnp.float32)
+        state["logits"] = pad_positions(blank)
+    own = dict(
+        valid=join_valid(context_valid, valid, rows, generator.conditioner, slots),
+        order=None if order is None else both(order),
+        table=None if table is None else both(table),
+    )
+    prefill = (features, context)
     for segment in schedule:
-        if (
-            not segment.guided and rows != batch
-        ):  # guidance has ended: its rows are not needed again
+        if not segment.guided and rows != batch:  # guidance has ended: its rows aren't needed again
             rows = batch
-            state["caches"] = jax.tree.map(lambda leaf: leaf[:batch], state["caches"])
-            valid = None if valid is None else valid[:batch]
+            state["caches"], own = jax.tree.map(lambda leaf: leaf[:batch], (state["caches"], own))
         call = functools.partial(
-            decode_call, generator, params, segment, features, valid, uniforms, filters
+            decode_call, generator, params, segment, prefill, own, uniforms, filters
         )
         state, _ = jax.lax.scan(
             lambda s, c, call=call: (call(s, c), None), state, scanned(segment, generator)
         )
-    return state["codes"][:, :-1], state["logits"][:, :-1] if keep_logits else None
+        prefill = None
+    drawn = [state["codes"][:, :-1]] + ([state["logits"][:, :-1]] if keep_logits else [None])
+    if plan.by_sample:
+        inverse = jnp.argsort(order, axis=1)
+        drawn = jax.tree.map(lambda x: permute(x, inverse), drawn)
+    codes, logits = drawn
+    return generator.to_latents(codes), logits
 
 
-def scanned(segment: Segment, generator: Generator) -> dict[str, np.ndarray]:
+def pad_positions(x: jax.Array) -> jax.Array:
+    """[B, P, ...] -> [B, P + 1, ...]."""
+    return jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
+
+
+def scanned(segment: Segment, generator: Generator) -> dict:
     """The arrays that differ from call to call of a segment, leading axis n."""
-    plan = generator.plan
-    cos, sin = generator.rotary()
+    plan, before = generator.plan, generator.conditioner.context_slots
+    is_first = segment.start[:1] == 0  # the prefill also writes the context's rows
     return dict(
         slots=segment.slots,
         kind=plan.kind[segment.slots],
         src=plan.src[segment.slots],
-        cos=cos[segment.slots],
-        sin=sin[segment.slots],
-        visible=segment.visible,
-        start=segment.start,
+        places=None if plan.by_sample else generator.places(segment.slots),
+        visible=before + segment.visible,
+        start=np.where(is_first, 0, before + segment.start),
         positions=segment.positions,
         reads=segment.reads,
         weights=segment.weights,
@@ -132,19 +169,25 @@ def scanned(segment: Segment, generator: Generator) -> dict[str, np.ndarray]:
     )
 
 
-def decode_call(
-    generator, params, segment, features, valid, uniforms, filters, state, call
-) -> dict:
-    """One forward pass: feeds W slots, appends their keys and values, draws N codes."""
+def decode_call(generator, params, segment, prefill, own, uniforms, filters, state, call) -> dict:
+    """One forward pass: feeds W slots, appends their keys and values, draws N codes.
+
+    prefill: the condition's features [R, T, D] and context, for the call that feeds them.
+    own: what belongs to each of the R rows: key mask, order, table of code vectors.
+    """
     batch = uniforms.shape[0]
     rows = state["caches"][0].k.shape[0]
-    if segment.start[0] == 0:  # the prefill: condition slots come first and fill call 0
-        x = features
-    else:
-        x = apply(generator, params, "embed_slots", call["kind"], call["src"], state["codes"])
-        x = jnp.concatenate([x] * (rows // batch))
-    x = apply(generator, params, "add_position", x, call["slots"])  # [R, W, D]
-    key_valid = None if valid is None else valid[:, : segment.read]
+    features, context = prefill or (None, None)
+    places, table = call["places"], own["table"]
+    if places is None:
+        places = generator.places(call["slots"], own["order"])
+    codes = jnp.concatenate([state["codes"]] * (rows // batch))
+    x = apply(generator, params, "embed_slots", call["kind"], call["src"], places, codes, table)
+    if features is not None:  # the condition's slots come first
+        x = jnp.concatenate([features, x[:, features.shape[1] :]], axis=1)
+    x = apply(generator, params, "add_position", x, places)  # [R, W, D]
+    read = generator.conditioner.context_slots + segment.read
+    key_valid = None if own["valid"] is None else own["valid"][:, :read]
     block = Block(**generator.backbone().block_arguments())
     caches, logits = [], 0.0
     for depth, layer in enumerate(params["transformer"]):
@@ -152,22 +195,25 @@ def decode_call(
             {"params": layer},
             x,
             0.0,
-            call["cos"],
-            call["sin"],
+            places,
             call["visible"],
             key_valid,
-            state["caches"][depth],
-            call["start"],
-            segment.read,
+            None if context is None else context[depth],
+            cache=state["caches"][depth],
+            start=call["start"],
+            read=read,
         )
         caches.append(cache)
         head = depth + 1 - generator.depth
         if head >= 0:
-            read = jnp.take(x, call["reads"][:, head], axis=1)  # [R, N, D]
-            logits += apply(generator, params, "read", head, read) * call["weights"][:, head, None]
+            hidden = jnp.take(x, call["reads"][:, head], axis=1)  # [R, N, D]
+            weight = call["weights"][:, head]
+            weight = weight.reshape(-1, *(1,) * len(generator.logits_shape))
+            logits += apply(generator, params, "read", head, hidden, table) * weight
     if segment.guided:
         logits = guide(logits[:batch], logits[batch:], call["guidance"])
-    drawn = draw(logits, uniforms[:, call["positions"]], filters)
+    draw_codes = draw_bits if generator.coding.binary else draw
+    drawn = draw_codes(logits, uniforms[:, call["positions"]], filters)
     state = dict(state, caches=caches, codes=state["codes"].at[:, call["positions"]].set(drawn))
     if "logits" in state:
         state["logits"] = state["logits"].at[:, call["positions"]].set(logits)

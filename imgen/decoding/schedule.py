@@ -18,8 +18,8 @@ class Segment:
 
     guided: whether the unconditional rows run.   read: cache rows that attention reads.
     start [n]: cache row of each call's first slot.
-    slots [n, W]: fed slots; padding repeats slot 0 of the call and is written to rows that later calls
-        overwrite.   visible [n, W]: cache rows that each sees.
+    slots [n, W]: fed slots; padding repeats the first slot of the call and is written to rows that later
+        calls overwrite.   visible [n, W]: cache rows that each sees.
     positions [n, N]: decided positions, P on padding.
     reads [n, N, H]: index into the W fed slots that each head is read from; weights [n, N, H].
     guidance [n]: guidance weight.
@@ -67,42 +67,41 @@ def make_schedule(plan: Plan, guidance: np.ndarray, segments: int, width: int) -
     guidance: weight of each call [C]; `width` is the model's, for the cost of a slot.
     """
     widths = np.diff(plan.call_start)
+    rows = np.array([plan.row[last - 1] + 1 for last in plan.call_start[1:]])  # used by each call
     # The unconditional rows must be kept up to date until the last call that is guided.
     last_guided = int(np.flatnonzero(guidance != 1)[-1]) if (guidance != 1).any() else -1
     bounds = [0, 1]
     for begin, end in ((1, last_guided + 1), (max(1, last_guided + 1), plan.calls)):
         if begin < end:
-            cut = cut_calls(
-                widths[begin:end], plan.call_start[begin + 1 : end + 1], segments, 6 * width
-            )
+            cut = cut_calls(widths[begin:end], rows[begin:end], segments, 6 * width)
             bounds += [begin + b for b in cut[1:]]
     by_call = [np.flatnonzero(plan.decided_at == c) for c in range(plan.calls)]
     return [
-        _segment(plan, guidance, by_call, begin, end, guided=begin <= last_guided)
+        _segment(plan, guidance, by_call, rows, begin, end, guided=begin <= last_guided)
         for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
     ]
 
 
-def _segment(plan, guidance, by_call, begin: int, end: int, guided: bool) -> Segment:
+def _segment(plan, guidance, by_call, rows, begin: int, end: int, guided: bool) -> Segment:
     calls = np.arange(begin, end)
-    start = plan.call_start[calls]
+    first = plan.call_start[calls]
     width = int(np.diff(plan.call_start)[calls].max())
     decided = max(len(by_call[c]) for c in calls)
-    slots = start[:, None] + np.arange(width)
+    slots = first[:, None] + np.arange(width)
     real = slots < plan.call_start[calls + 1][:, None]
-    slots = np.where(real, slots, start[:, None])
+    slots = np.where(real, slots, first[:, None])
     positions = np.full((len(calls), decided), plan.positions)
     for row, c in enumerate(calls):
         positions[row, : len(by_call[c])] = by_call[c]
     known = np.minimum(positions, plan.positions - 1)
     weights = plan.read_weight[known]
-    reads = np.where(weights > 0, plan.read_slot[known] - start[:, None, None], 0)
+    reads = np.where(weights > 0, plan.read_slot[known] - first[:, None, None], 0)
     dead = positions == plan.positions
     reads[dead], weights[dead] = 0, 0
     return Segment(
         guided=guided,
-        read=int(plan.call_start[end]),
-        start=start,
+        read=int(rows[calls].max()),
+        start=plan.row[first],
         slots=slots,
         visible=plan.visible[slots],
         positions=positions,

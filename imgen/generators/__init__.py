@@ -3,46 +3,107 @@
 import jax.numpy as jnp
 
 from imgen.conditioning import CONDITIONERS
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.generators.generator import Generator
-from imgen.generators.orders import next_neighbour, parallel_groups, raster
+from imgen.generators.heads import HEADS, CategoricalHead, make_head
+from imgen.generators.lexinvariant import MAX_VOCABULARY
+from imgen.generators.orders import (
+    next_neighbour,
+    parallel_groups,
+    random_order,
+    random_order_parallel,
+    raster,
+)
 from imgen.generators.plan import Plan
+from imgen.generators.windows import coarse_grid
 from imgen.latents import LatentSpec
 
-PLANS = {"raster": raster, "nar": next_neighbour, "par": parallel_groups}
+# "token_shuffle" is raster order over windows, 2 x 2 unless `window` says otherwise.
+PLANS = {
+    "raster": raster,
+    "nar": next_neighbour,
+    "par": parallel_groups,
+    "random": random_order,
+    "token_shuffle": raster,
+}
+DECODING_PLANS = {"random": random_order_parallel}
+DEFAULT_HEADS = {"index": "categorical", "bits": "bernoulli"}
 
 
 def make_generator(
-    spec: LatentSpec, *, plan: str, plan_options: dict, conditioning: dict, width: int, **arguments
+    spec: LatentSpec,
+    *,
+    plan: str,
+    plan_options: dict,
+    conditioning: dict,
+    width: int,
+    decoding: dict | None = None,
+    head: str | None = None,
+    head_options: dict | None = None,
+    window: int | None = None,
+    lexinvariant: float | None = None,
+    **arguments,
 ) -> Generator:
     """A Generator over the latents of `spec`.
 
     plan: key of PLANS; plan_options: further arguments of that function.
+    decoding: arguments of the plan's function in DECODING_PLANS, which decodes in its place.
+    head: key of HEADS, by default "categorical" for indices and "bernoulli" for bits; head_options: its
+        further arguments.
     conditioning: {"name": key of CONDITIONERS, ...the conditioner's own arguments}.
-    width and the other arguments are those of `Generator`.
+    window, lexinvariant, width and the other arguments are those of `Generator`.
     """
-    if spec.kind != "index":
-        raise UserError(
-            f"a categorical generator needs index latents; this tokenizer gives {spec.kind}"
-        )
     if plan not in PLANS:
         raise UserError(f"generator.plan {plan!r} is none of {', '.join(PLANS)}")
+    head = head or DEFAULT_HEADS.get(spec.kind, "categorical")
+    coding = make_head(spec, head, **(head_options or {}))
+    if window is None:
+        window = 2 if plan == "token_shuffle" else 1
+    if lexinvariant is not None:
+        _check_lexinvariant(lexinvariant, coding, window)
     conditioning = dict(conditioning)
     name = conditioning.pop("name")
     if name not in CONDITIONERS:
         raise UserError(
             f"generator.conditioning.name {name!r} is none of {', '.join(CONDITIONERS)}"
         )
-    conditioner = CONDITIONERS[name](
-        width=width, dtype=arguments.get("dtype", jnp.float32), **conditioning
+    dtype = arguments.get("dtype", jnp.float32)
+    conditioner = construct(
+        CONDITIONERS[name], conditioning, "generator.conditioning", width=width, dtype=dtype
     )
+    grid = coarse_grid(spec.grid, window)
+    slots = dict(grid=grid, num_cond=conditioner.num_slots)
+    if decoding is not None and plan not in DECODING_PLANS:
+        raise UserError(f"plan {plan} decodes as it trains: generator.decoding must be None")
     return Generator(
-        plan=PLANS[plan](spec.grid, conditioner.num_slots, **plan_options),
-        vocab=spec.size,
+        plan=construct(PLANS[plan], plan_options, "generator.plan_options", **slots),
+        decoding_plan=(
+            None
+            if decoding is None
+            else construct(DECODING_PLANS[plan], decoding, "generator.decoding", **slots)
+        ),
+        coding=coding,
         conditioner=conditioner,
         width=width,
+        window=window,
+        lexinvariant=lexinvariant,
         **arguments,
     )
 
 
-__all__ = ["PLANS", "Generator", "Plan", "make_generator"]
+def _check_lexinvariant(share: float, coding, window: int) -> None:
+    if not 0 < share <= 1:
+        raise UserError(f"generator.lexinvariant {share}: a share in (0, 1], or None")
+    if not isinstance(coding, CategoricalHead) or window > 1:
+        raise UserError(
+            "lexinvariant vectors replace a table of indices: they need a categorical head and no windows"
+        )
+    if coding.size > MAX_VOCABULARY:
+        raise UserError(
+            f"lexinvariant vectors are drawn for every sequence: at most {MAX_VOCABULARY} codes, "
+            f"not {coding.size}"
+        )
+
+
+__all__ = ["DECODING_PLANS", "HEADS", "PLANS", "Generator", "Plan", "make_generator"]

@@ -1,9 +1,10 @@
 """Generator = condition slots + code embedding + transformer + heads, arranged by a plan.
 
-Shapes: B batch, P positions, S slots, T condition slots, D width, V vocabulary.
+Shapes: B batch, P positions, S slots, T condition slots, C context rows, D width. A position's code has
+the shape `unit_shape` (`...`): () for an index, the head's `code_shape`, behind m codes for a window.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -11,107 +12,285 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.errors import UserError
-from imgen.generators.heads import Categorical
+from imgen.generators import lexinvariant, windows
+from imgen.generators.arrays import join_valid, permute, take
+from imgen.generators.heads import Head
 from imgen.generators.plan import Kind, Plan
 from imgen.generators.transformer import Transformer
+from imgen.nn.attention import Places
 from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout
-from imgen.nn.mlp import normal_init, swiglu_hidden
+from imgen.nn.mlp import Init, embedding_init, swiglu_hidden
 from imgen.nn.norms import RMSNorm
-from imgen.nn.rope import NullRow, rope_angles, rope_rows
+from imgen.nn.rope import NullRow, rope_angles, rope_rows, rotate
+
+Position = Literal["rope", "learned", "block"]
+POSITIONS, NULL_ROWS = get_args(Position), get_args(NullRow)
 
 
 class Generator(nn.Module):
-    """An autoregressive model of index latents; the plan decides the order.
+    """An autoregressive model of discrete latents; the plan decides the order.
 
-    plan: slots, mask, reads and calls.           vocab: number of codes V.
+    plan: slots, mask, reads and calls.           coding: what a position's code is and what predicts it.
+    decoding_plan: replaces the plan in decoding (RandAR's parallel steps).
     conditioner: module of `imgen.conditioning`, of the same width.
     depth: blocks below the first exit; head h exits after depth + h blocks (NAR's nested heads).
-    hidden: SwiGLU width, by default Llama's rule.
-    position: "rope", or "learned": a table with a row for every condition slot and position, added to the
-        slots after the token dropout, and no rotation (NAR's video model).
+    hidden: feed-forward width, by default Llama's rule.   ffn, qk_norm: see `transformer.Block`.
+    window: window x window codes are fused in a slot (Token-Shuffle); the plan is then over windows.
+    shuffle_blocks: residual MLPs on either side of the windows.
+    lexinvariant: share of the codes whose vectors are drawn anew for each sequence, 1 for all; the output
+        is then tied to the vectors. None: learned vectors, an output of its own.
+    position: "rope"; "learned": a table with a row for every condition slot and position, added to the
+        slots after the token dropout, and no rotation (NAR's video model); "block": such a table in every
+        block (Instella).
     cond_rope: rotary row of slots without a position; "zero" as published (`nn.rope.rope_rows`).
     dropout: on the embedded slots, after attention and after the feed-forward (LlamaGen: 0.1).
     drop_path: greatest stochastic depth rate; if not 0 it replaces the two inner dropouts, as published.
     """
 
     plan: Plan
-    vocab: int
+    coding: Head
     conditioner: nn.Module
     width: int
     depth: int
     heads: int
     kv_heads: int | None = None
     hidden: int | None = None
+    decoding_plan: Plan | None = None
+    window: int = 1
+    shuffle_blocks: int = 2
+    lexinvariant: float | None = None
     dropout: float = 0.1
     drop_path: float = 0.0
-    position: Literal["rope", "learned"] = "rope"
+    position: Position = "rope"
     rope_base: float = 10000.0
     cond_rope: NullRow = "zero"
+    ffn: Literal["swiglu", "gelu"] = "swiglu"
+    qk_norm: bool = False
     norm_eps: float = 1e-5
-    init_std: float = 0.02
+    init_std: Init = 0.02
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         if self.width % self.heads:
             raise UserError(f"generator width {self.width} is not divisible by {self.heads} heads")
+        if self.position not in POSITIONS or self.cond_rope not in NULL_ROWS:
+            raise UserError(
+                f"generator.position {self.position!r} must be one of {', '.join(POSITIONS)}, "
+                f"cond_rope {self.cond_rope!r} one of {', '.join(NULL_ROWS)}"
+            )
         if self.conditioner.num_slots != self.plan.num_cond:
             raise UserError(
                 f"the plan has {self.plan.num_cond} condition slots, "
                 f"the conditioner {self.conditioner.num_slots}"
             )
-        self.tokens = nn.Embed(
-            self.vocab, self.width, dtype=self.dtype, embedding_init=normal_init(self.init_std)
-        )
+        vector = embedding_init(self.init_std)
+        if self.lexinvariant != 1:
+            self.tokens = self.coding.embedding(self.width, self.init_std, self.dtype)
         if self.plan.num_special:
-            self.special = self.param(
-                "special", normal_init(self.init_std), (self.plan.num_special, self.width)
-            )
+            self.special = self.param("special", vector, (self.plan.num_special, self.width))
+        if self.plan.queries:
+            self.query = self.param("query", vector, (1, self.width))
         if self.position == "learned":
-            rows = self.plan.num_cond + self.plan.positions
             self.position_table = self.param(
-                "position_table", normal_init(self.init_std), (rows, self.width)
+                "position_table", vector, (self.position_rows, self.width)
             )
         self.token_dropout = Dropout(self.dropout)
         self.transformer = self.backbone()
-        self.norm = [RMSNorm(self.norm_eps) for _ in range(self.plan.heads)]
-        self.head = [Categorical(self.vocab, dtype=self.dtype) for _ in range(self.plan.heads)]
+        exits = range(self.plan.heads)
+        self.norm = [RMSNorm(self.norm_eps) for _ in exits]
+        if self.lexinvariant is None:
+            self.head = [self.coding.output(self.init_std, self.dtype) for _ in exits]
+        if self.window > 1:
+            shuffle = dict(blocks=self.shuffle_blocks, dtype=self.dtype)
+            self.fuse = windows.Fuse(**shuffle)
+            self.split = [windows.Split(self.window, **shuffle) for _ in exits]
 
-    def __call__(self, codes: jax.Array, cond: dict, null: jax.Array | None = None) -> jax.Array:
-        """Teacher-forced logits. codes [B, P] int, null [B] bool -> float32 [B, P, V] of each position."""
-        plan = self.plan
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """Shape of one position's code."""
+        m = (self.window**2,) if self.window > 1 else ()
+        return (*m, *self.coding.code_shape)
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Shape of one position's logits."""
+        m = (self.window**2,) if self.window > 1 else ()
+        return (*m, *self.coding.logits_shape)
+
+    @property
+    def terms(self) -> int:
+        """Variables predicted a position: published losses are means over them."""
+        return self.window**2 * self.coding.terms
+
+    @property
+    def position_rows(self) -> int:
+        return self.plan.num_cond + self.plan.positions
+
+    def __call__(
+        self,
+        codes: jax.Array,
+        cond: dict,
+        null: jax.Array | None = None,
+        order: jax.Array | None = None,
+        keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher-forced logits. codes [B, P, ...] int, null [B] bool -> float32 [B, P, ..., V].
+
+        order [B, P]: the positions in the order of each sample, for plans by sample; drawn from `keys` if
+        not given, and the grid's own without keys.
+        keys [B]: a random key for each sequence, for lexinvariant embeddings too.
+        """
+        plan, batch = self.plan, codes.shape[0]
+        if plan.decodes_only:
+            raise UserError(f"plan {plan.name} only decodes: train with the plan it is made for")
         if null is None:
-            null = jnp.zeros(codes.shape[0], bool)
+            null = jnp.zeros(batch, bool)
+        if plan.by_sample:
+            order = self.orders(keys, batch) if order is None else order
+            codes = permute(codes, order)
+        elif order is not None:
+            raise UserError(f"plan {plan.name} has one order for all samples")
+        table = self.code_table(keys, batch)
         features, valid = self.embed_condition(cond, null)
-        slots = self.embed_slots(plan.kind[plan.num_cond :], plan.src[plan.num_cond :], codes)
-        x = self.token_dropout(jnp.concatenate([features, slots], axis=1))
-        x = self.add_position(x, np.arange(plan.slots))
-        if valid is not None:
-            valid = jnp.pad(valid, ((0, 0), (0, slots.shape[1])), constant_values=True)
-        cos, sin = self.rotary()
-        hidden = self.transformer(constrain(x, "batch", None, None), cos, sin, plan.visible, valid)
-        return sum(
-            self.read(h, take(hidden[h], plan.read_slot[:, h])) * plan.read_weight[:, h, None]
+        context, context_valid = self.embed_context(cond, null)
+        fed = np.arange(plan.num_cond, plan.slots)
+        x = self.embed_slots(plan.kind[fed], plan.src[fed], self.places(fed, order), codes, table)
+        if plan.queries:  # RandAR drops out codes only
+            is_token = (plan.kind[fed] == Kind.TOKEN)[:, None]
+            x = jnp.concatenate([features, jnp.where(is_token, self.token_dropout(x), x)], axis=1)
+        else:
+            x = self.token_dropout(jnp.concatenate([features, x], axis=1))
+        places = self.places(np.arange(plan.slots), order)
+        x = constrain(self.add_position(x, places), "batch", None, None)
+        visible = plan.visible + self.conditioner.context_slots
+        key_valid = join_valid(context_valid, valid, batch, self.conditioner, plan.slots)
+        hidden = self.transformer(x, places, visible, key_valid, context)
+        logits = sum(
+            self.read(h, take(hidden[h], plan.read_slot[:, h]), table)
+            * plan.read_weight[:, h].reshape(-1, *(1,) * len(self.logits_shape))
             for h in range(plan.heads)
         )
+        return permute(logits, jnp.argsort(order, axis=1)) if plan.by_sample else logits
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether training draws something for each sequence: an order, or code vectors."""
+        return self.plan.by_sample or self.lexinvariant is not None
+
+    @nn.nowrap
+    def nll(self, logits: jax.Array, codes: jax.Array) -> jax.Array:
+        """Negative log-likelihood of each position's code in nats, [B, P]."""
+        nll = self.coding.nll(logits, codes)
+        return nll.sum(axis=2) if self.window > 1 else nll
+
+    @nn.nowrap
+    def log_normalizer_squared(self, logits: jax.Array) -> jax.Array:
+        """mean(log sum exp(logits)^2) over all variables: a z-loss keeps it small."""
+        return jnp.mean(self.coding.log_normalizer(logits) ** 2)
+
+    @nn.nowrap
+    def example_codes(self, batch: int) -> jax.Array:
+        """Codes of the right shape, to initialise with."""
+        return jnp.zeros((batch, self.plan.positions, *self.unit_shape), jnp.int32)
+
+    @nn.nowrap
+    def to_codes(self, latents: jax.Array) -> jax.Array:
+        """A tokenizer's latents [B, *grid, ...], whatever their grid's shape -> codes [B, P, ...]."""
+        grid = tuple(self.window * n for n in self.plan.grid)
+        latents = latents.reshape(len(latents), *grid, *self.coding.latent_shape)
+        codes = self.coding.encode(latents)
+        if self.window > 1:
+            return windows.to_windows(codes, self.window)
+        return codes.reshape(len(codes), self.plan.positions, *self.unit_shape)
+
+    @nn.nowrap
+    def to_latents(self, codes: jax.Array) -> jax.Array:
+        """Codes [B, P, ...] -> latents [B, *grid, ...]."""
+        if self.window > 1:
+            codes = windows.from_windows(codes, self.plan.grid, self.window)
+        codes = codes.reshape(
+            len(codes), *(self.window * n for n in self.plan.grid), *self.coding.code_shape
+        )
+        return self.coding.decode(codes)
+
+    @nn.nowrap
+    def orders(self, keys: jax.Array | None, batch: int) -> jax.Array:
+        """An order of the positions for each sample, [B, P]; the grid's own without keys."""
+        positions = self.plan.positions
+        if keys is None:
+            return jnp.tile(jnp.arange(positions), (batch, 1))
+        return jax.vmap(lambda key: jax.random.permutation(key, positions))(keys)
+
+    def code_table(self, keys: jax.Array | None, batch: int) -> jax.Array | None:
+        """Lexinvariant vectors [B, V, D]; None without that option.
+
+        Without keys, mixed tables hold the learned vectors and random ones are the same at every call.
+        """
+        share = self.lexinvariant
+        if share is None:
+            return None
+        learned = None if share == 1 else self.tokens.embedding
+        if keys is None:
+            if share < 1:
+                return jnp.broadcast_to(learned, (batch, *learned.shape))
+            keys = jax.random.split(jax.random.key(0), batch)
+        return lexinvariant.draw_tables(keys, learned, self.coding.size, self.width, share)
 
     def embed_condition(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Condition slots [B, T, D] and which are real [B, T] (None: all)."""
         return self.conditioner(cond, null)
 
-    def embed_slots(self, kind: jax.Array, src: jax.Array, codes: jax.Array) -> jax.Array:
-        """Embeddings [B, S', D] of slots that hold codes or learned vectors. kind, src: [S']."""
-        is_special = kind == Kind.SPECIAL
-        x = self.tokens(codes[:, src * ~is_special])
+    @nn.nowrap
+    def embed_context(self, cond: dict, null: jax.Array) -> tuple:
+        """What every layer is told [L, B, C, R] and which of it is real [B, C]; None, None for nothing."""
+        if not self.conditioner.context_slots:
+            return None, None
+        context, valid = self.conditioner.context(cond, null)
+        layers = self.depth + self.plan.heads - 1
+        if len(context) > layers:
+            raise UserError(f"text of {len(context)} layers, but the generator has only {layers}")
+        last = jnp.repeat(context[-1:], layers - len(context), axis=0)
+        return jnp.concatenate([context, last]), valid
+
+    def embed_slots(
+        self,
+        kind: jax.Array,
+        src: jax.Array,
+        places: Places,
+        codes: jax.Array,
+        table: jax.Array | None = None,
+    ) -> jax.Array:
+        """Embeddings [B, W, D] of slots that hold codes or learned vectors. kind, src: [W].
+
+        codes [B, P, ...] in the order of the plan; table: of `code_table`.
+        """
+        is_token = kind == Kind.TOKEN
+        x = codes[:, src * is_token]
+        x = self.tokens(x) if table is None else lexinvariant.embed(table, x).astype(self.dtype)
+        if self.window > 1:
+            x = self.fuse(x)
         if self.plan.num_special:
+            is_special = kind == Kind.SPECIAL
             learned = self.special[src * is_special].astype(x.dtype)
             x = jnp.where(is_special[:, None], learned, x)
+        if self.plan.queries:
+            query = jnp.tile(self.query, (1, len(src), 1)).astype(x.dtype)  # [1, W, D]
+            if places.cos is not None:
+                split = query.reshape(1, len(src), self.heads, -1)
+                query = rotate(split, places.cos, places.sin).reshape(-1, *query.shape[1:])
+            x = jnp.where((kind == Kind.QUERY)[:, None], query, x)
         return x
 
-    def read(self, head: int, hidden: jax.Array) -> jax.Array:
-        """Exit `head`: its norm and output matrix. [..., D] -> float32 logits [..., V]."""
-        return self.head[head](self.norm[head](hidden))
+    def read(self, head: int, hidden: jax.Array, table: jax.Array | None = None) -> jax.Array:
+        """Exit `head`: its norm and output matrix. [..., D] -> float32 logits of a position each."""
+        if self.window > 1:
+            hidden = self.split[head](hidden)
+        hidden = self.norm[head](hidden)
+        if table is None:
+            return self.head[head](hidden)
+        return lexinvariant.logits(table, hidden, self.width**-0.5)
 
     def backbone(self) -> Transformer:
         """The transformer with its arguments (unbound)."""
@@ -128,28 +307,36 @@ class Generator(nn.Module):
             init_std=self.init_std,
             remat=self.remat,
             dtype=self.dtype,
+            ffn=self.ffn,
+            qk_norm=self.qk_norm,
+            position_rows=self.position_rows if self.position == "block" else 0,
             parent=None,
         )
 
     def rotary(self) -> tuple[np.ndarray, np.ndarray]:
-        """cos, sin [S, H / 2] of every slot."""
-        head_dim = self.width // self.heads
-        if self.position == "learned":
-            return rope_rows(np.zeros((1, head_dim // 2)), np.full(self.plan.slots, -1), "identity")
-        angles = rope_angles(self.plan.grid, head_dim, self.rope_base)
-        return rope_rows(angles, self.plan.rope, self.cond_rope)
+        """cos, sin [S, H / 2] of every slot of a plan whose order all samples share."""
+        places = self.places(np.arange(self.plan.slots))
+        return places.cos, places.sin
 
-    def add_position(self, x: jax.Array, slots: np.ndarray | jax.Array) -> jax.Array:
-        """Adds the learned positions of some slots: x [B, len(slots), D]. Nothing to add under rope."""
+    @nn.nowrap
+    def places(self, slots: np.ndarray | jax.Array, order: jax.Array | None = None) -> Places:
+        """Where some slots [W] of the plan stand; with an order [B, P], where they stand for each sample."""
+        plan, xp = self.plan, np if order is None else jnp
+        rope = xp.asarray(plan.rope)[slots]
+        if order is not None:
+            rope = jnp.where(rope < 0, -1, order[:, rope])  # [B, W]
         if self.position == "rope":
+            angles = rope_angles(plan.grid, self.width // self.heads, self.rope_base)
+            rows = np.append(
+                np.arange(plan.positions), -1
+            )  # row -1, the last, is that of no position
+            cos, sin = rope_rows(angles, rows, self.cond_rope)
+            return Places(xp.asarray(cos)[rope], xp.asarray(sin)[rope], None)
+        kind, src = xp.asarray(plan.kind)[slots], xp.asarray(plan.src)[slots]
+        return Places(None, None, xp.where(kind == Kind.COND, src, plan.num_cond + rope))
+
+    def add_position(self, x: jax.Array, places: Places) -> jax.Array:
+        """Adds the slots' learned positions to x [B, W, D] where the table is at the input."""
+        if self.position != "learned":
             return x
-        plan = self.plan
-        rows = np.where(plan.kind == Kind.COND, plan.src, plan.num_cond + plan.rope)
-        return x + self.position_table[jnp.asarray(rows)[slots]].astype(x.dtype)
-
-
-def take(hidden: jax.Array, slots: np.ndarray) -> jax.Array:
-    """hidden[:, slots] for static slots; a plain slice where they are consecutive."""
-    if (np.diff(slots) == 1).all():
-        return hidden[:, slots[0] : slots[0] + len(slots)]
-    return hidden[:, slots]
+        return x + self.position_table[places.rows].astype(x.dtype)

@@ -80,6 +80,79 @@ def next_neighbour(grid: tuple[int, ...], num_cond: int = 1) -> Plan:
     )
 
 
+def random_order(grid: tuple[int, ...], num_cond: int = 1) -> Plan:
+    """RandAR: any order, another for each sample: before every code a query that says where it stands.
+
+    Sequence [cond, query 0, code 0, query 1, code 1, ...], causal; code j is read at query j. The last
+    code is never fed. P calls. (RandAR `randar_gpt.py`.)
+    """
+    positions = math.prod(grid)
+    fed = np.arange(2 * positions - 1)
+    return Plan(
+        name="random",
+        grid=tuple(grid),
+        **_with_condition(
+            num_cond,
+            np.where(fed % 2, Kind.TOKEN, Kind.QUERY),
+            fed // 2,
+            fed // 2,
+            fed,
+            (fed + 1) // 2,
+        ),
+        read_slot=num_cond + 2 * np.arange(positions)[:, None],
+        read_weight=np.ones((positions, 1)),
+        progress=np.arange(positions),  # codes decided
+        by_sample=True,
+    )
+
+
+def random_order_parallel(grid: tuple[int, ...], num_cond: int = 1, steps: int = 88) -> Plan:
+    """Decodes a model of `random_order` in about `steps` calls, few codes at first and many at the end.
+
+    A call feeds the codes of the step before it and the queries between them, in the order of training,
+    then the queries of its own step. Of those only the first is kept; the others are fed again by the
+    next call, between their codes. (RandAR, section 3.3: parallel decoding without further training.)
+    """
+    positions = math.prod(grid)
+    bounds = cosine_steps(positions, steps)
+    kind, src, rank, call, scratch = [], [], [], [], []
+    read_slot = np.empty((positions, 1), np.int32)
+    before = 0
+    for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        kept = np.arange(max(2 * before - 1, 0), 2 * first + 1)  # slots of `random_order`
+        queries = np.arange(first + 1, last)
+        begin = num_cond + len(kind) + len(kept) - 1
+        read_slot[first:last, 0] = begin + np.arange(last - first)
+        kind += [*np.where(kept % 2, Kind.TOKEN, Kind.QUERY), *np.full(len(queries), Kind.QUERY)]
+        src += [*(kept // 2), *queries]
+        rank += [*kept, *(2 * first + np.arange(1, len(queries) + 1))]
+        call += [number] * (len(kept) + len(queries))
+        scratch += [False] * len(kept) + [True] * len(queries)
+        before = first + 1
+    arrays = (np.asarray(a) for a in (kind, src, src, rank, call))
+    return Plan(
+        name="random-parallel",
+        grid=tuple(grid),
+        **_with_condition(num_cond, *arrays),
+        read_slot=read_slot,
+        read_weight=np.ones((positions, 1)),
+        progress=np.asarray(bounds[:-1]),
+        by_sample=True,
+        scratch=np.concatenate([np.zeros(num_cond, bool), scratch]),
+    )
+
+
+def cosine_steps(positions: int, steps: int) -> list[int]:
+    """Codes decided before each step, then all: 1 - cos(pi/2 k/K) of them, at least one more a step."""
+    if steps < 1:
+        raise UserError(f"decoding takes at least one step, not {steps}")
+    bounds = [0]
+    while bounds[-1] < positions:
+        share = 1 - math.cos(math.pi / 2 * len(bounds) / steps)
+        bounds.append(min(max(int(share * positions + 1), bounds[-1] + 1), positions))
+    return bounds
+
+
 def parallel_groups(grid: tuple[int, int], num_cond: int = 1, groups: int = 4) -> Plan:
     """PAR: the grid is cut into `groups` = M x M regions which grow together, one code of each a call.
 

@@ -7,6 +7,10 @@ decoding both run off it, so a new order is a function in `generators.orders`, n
 
 Slots stand in generation order: `rank` and `call` never decrease. The mask `rank[q] >= rank[k]` is then a
 staircase, query q sees the slots [0, visible[q]), and the slots of a call are contiguous.
+
+Two plans go further. One *by sample* speaks of "the j-th position of the order": each sample has its own
+permutation of the grid, and the arrays are the same for all. One for decoding only may have *scratch*
+slots: fed and read, but written to cache rows that the next call overwrites.
 """
 
 import dataclasses
@@ -25,6 +29,7 @@ class Kind(enum.IntEnum):
     COND = 0  # condition feature number `src`
     TOKEN = 1  # the code of position `src`
     SPECIAL = 2  # learned vector number `src` (PAR)
+    QUERY = 3  # a learned vector that asks for position `src`: rotated by its rotary row (RandAR)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +44,9 @@ class Plan:
     read_slot, read_weight: logits(p) = sum_h read_weight[p, h] * head_h(hidden_h[read_slot[p, h]]);
         a head that takes no part has weight 0.                                  [P, H] int32, float32
     progress: what a guidance interval is compared with, per call.                       [C] float32
+    by_sample: src, rope and the rows of the reads count along each sample's own order of the positions.
+    scratch: slots whose keys and values are dropped after their call; they stand at the end of its slots.
+        None for no such slots.                                                          [S] bool
     """
 
     name: str
@@ -51,8 +59,12 @@ class Plan:
     read_slot: np.ndarray
     read_weight: np.ndarray
     progress: np.ndarray
+    by_sample: bool = False
+    scratch: np.ndarray | None = None
 
     def __post_init__(self):
+        scratch = np.zeros(len(self.kind), bool) if self.scratch is None else self.scratch
+        object.__setattr__(self, "scratch", np.asarray(scratch, bool))
         for field in ("kind", "src", "rope", "rank", "call", "read_slot"):
             object.__setattr__(self, field, np.asarray(getattr(self, field), np.int32))
         for field in ("read_weight", "progress"):
@@ -84,10 +96,39 @@ class Plan:
     def num_special(self) -> int:
         return int((self.kind == Kind.SPECIAL).sum())
 
+    @property
+    def queries(self) -> bool:
+        """Whether slots ask for positions."""
+        return bool((self.kind == Kind.QUERY).any())
+
+    @property
+    def decodes_only(self) -> bool:
+        """Whether it has scratch slots, which training knows nothing of."""
+        return bool(self.scratch.any())
+
+    @functools.cached_property
+    def row(self) -> np.ndarray:
+        """The cache row of each slot; without scratch slots, the slot's own number. [S] int32"""
+        kept = np.cumsum(~self.scratch) - 1
+        after = np.arange(self.slots) - np.maximum.accumulate(
+            np.where(self.scratch, -1, np.arange(self.slots))
+        )
+        return (kept + after).astype(np.int32)
+
     @functools.cached_property
     def visible(self) -> np.ndarray:
-        """How many leading slots each slot sees. [S] int32"""
-        return np.searchsorted(self.rank, self.rank, side="right").astype(np.int32)
+        """How many leading cache rows each slot sees. [S] int32
+
+        Scratch slots see all that their call keeps, and the scratch slots of their call up to their rank.
+        """
+        kept = self.rank[~self.scratch]
+        seen = np.searchsorted(kept, self.rank, side="right")
+        for call in np.unique(self.call[self.scratch]):
+            own = np.flatnonzero(self.scratch & (self.call == call))
+            before = int((~self.scratch & (self.call <= call)).sum())
+            ranks = self.rank[own]
+            seen[own] = before + (ranks[None, :] <= ranks[:, None]).sum(axis=1)
+        return seen.astype(np.int32)
 
     @functools.cached_property
     def decided_at(self) -> np.ndarray:
@@ -101,11 +142,11 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> str:
-        parts = [self.name.encode(), repr(self.grid).encode()]
+        parts = [repr((self.name, self.grid, self.by_sample)).encode()]
         parts += [
             getattr(self, f.name).tobytes()
             for f in dataclasses.fields(self)
-            if f.name not in ("name", "grid")
+            if f.name not in ("name", "grid", "by_sample")
         ]
         return hashlib.sha256(b"|".join(parts)).hexdigest()
 
@@ -134,23 +175,45 @@ def check(plan: Plan) -> None:
 
     is_token = plan.kind == Kind.TOKEN
     token_src = plan.src[is_token]
+    kept = ~plan.scratch
     require(
         plan.positions == int(np.prod(plan.grid)), "one row of reads is needed for each position"
     )
     require(np.diff(plan.call) >= 0, "slots must be stored in the order of their calls")
-    require(np.diff(plan.rank) >= 0, "slots must be stored in the order of their ranks")
+    require(np.diff(plan.rank[kept]) >= 0, "slots must be stored in the order of their ranks")
     decided = decided_at(plan)
     require(set(decided) == set(range(plan.calls)), "every call must decide some position")
     require(plan.call < plan.calls, "a slot is fed after the last call")
     require(np.isclose(plan.read_weight.sum(axis=1), 1.0), "read weights must sum to 1 (I2)")
     require(len(set(token_src)) == len(token_src), "a position is fed twice (I2)")
     require(plan.call[is_token] > decided[token_src], "a token is fed before it is decided (I3)")
-    same_rank = np.diff(plan.rank) == 0
-    require(np.diff(plan.call)[same_rank] == 0, "a slot sees a later call (I4)")
+    same_rank = np.diff(plan.rank[kept]) == 0
+    require(np.diff(plan.call[kept])[same_rank] == 0, "a slot sees a later call (I4)")
+    require(kept | (plan.kind == Kind.QUERY), "only queries can be scratch slots")
+    if plan.decodes_only:
+        check_scratch(plan, require)
     source_call = np.full(plan.slots, -1)
     source_call[is_token] = decided[token_src]
-    latest_seen = np.maximum.accumulate(source_call)  # over all slots up to and including this one
-    visible = np.searchsorted(plan.rank, plan.rank, side="right")
-    leak = latest_seen[visible[plan.read_slot] - 1] >= decided[:, None]
+    latest_seen = np.maximum.accumulate(
+        source_call[kept]
+    )  # over all kept slots up to and with each
+    kept_seen = np.where(plan.scratch, np.cumsum(kept), plan.visible)
+    leak = latest_seen[kept_seen[plan.read_slot] - 1] >= decided[:, None]
     require(~leak | (plan.read_weight == 0), "a position is read from a slot that sees it (I5)")
-    require(plan.rope[is_token] == token_src, "a token must carry its own position (I6)")
+    has_position = is_token | (plan.kind == Kind.QUERY)
+    require(
+        plan.rope[has_position] == plan.src[has_position],
+        "a token or query must carry its own position (I6)",
+    )
+
+
+def check_scratch(plan: Plan, require) -> None:
+    """Scratch slots end their call and are seen by none that is kept."""
+    begins = np.flatnonzero(np.diff(plan.call, prepend=-1))
+    for first, last in zip(begins, [*begins[1:], plan.slots], strict=True):
+        scratch = plan.scratch[first:last]
+        require(np.diff(scratch.astype(int)) >= 0, "scratch slots must end their call")
+        kept = plan.rank[:last][~plan.scratch[:last]]
+        require(
+            plan.rank[first:last][scratch] > kept[-1], "a slot that is kept sees a scratch slot"
+        )

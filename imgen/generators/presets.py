@@ -11,3 +11,41 @@ LLAMAGEN = {
     "3B": dict(depth=24, heads=32, width=3200),
     "7B": dict(depth=32, heads=32, width=4096),
 }
+
+# NAR: depth counts the trunk; every further axis adds a block and an exit (`NAR-images`, `NAR-videos`).
+NAR = {
+    "B": dict(depth=12, heads=12, width=768),
+    "M": dict(depth=18, heads=16, width=1024),
+    "L": dict(depth=24, heads=16, width=1024),
+    "XL": dict(depth=36, heads=20, width=1280),
+    "XXL": dict(depth=48, heads=24, width=1536),
+}
+NAR_VIDEO = {
+    "L": dict(depth=24, heads=16, width=1024, position="learned"),
+    "LP": dict(depth=30, heads=20, width=1280, position="learned"),
+}
+
+# ELM `llama/ar_model.py`; parts of c bits: "2-10" is two sub-codes of ten.
+ELM = {
+    "L": dict(depth=24, heads=16, width=1024),
+    "XL": dict(depth=36, heads=20, width=1280),
+    "XXL": dict(depth=48, heads=24, width=1536),
+    "2B": dict(depth=48, heads=28, width=1792),
+}
+
+# Instella-T2I `models/ar_model.py`: 128 tokens of 64 bits, text features of 16 layers.
+INSTELLA = dict(
+    depth=16,
+    heads=16,
+    width=2048,
+    hidden=8192,
+    ffn="gelu",
+    qk_norm=True,
+    position="block",
+    norm_eps=1e-6,
+    init_std="torch",
+    dropout=0.0,
+)
+
+# Token-Shuffle's LLaMA; its text tokens stand in the same sequence.
+TOKEN_SHUFFLE = dict(depth=20, heads=24, width=3072, hidden=8192, cond_rope="identity", dropout=0.0)

@@ -64,10 +64,10 @@ def rows(generator: Generator) -> list[Row]:
     for head, (norm, output) in enumerate(_head_names(generator)):
         table.append(Row(f"{norm}.weight", f"norm_{head}/scale"))
         table.append(Row(f"{output}.weight", f"head_{head}/output/kernel", LINEAR))
-    table += _block_rows(generator, "layers.{i}", "transformer/blocks_0", lambda t: t)
+    table += block_rows(generator, "layers.{i}", "transformer/blocks_0", lambda t: t)
     for extra in range(1, generator.plan.heads):
         layer = f"layers.{generator.depth + extra - 1}"
-        table += _block_rows(generator, layer, f"transformer/blocks_{extra}", _one_layer)
+        table += block_rows(generator, layer, f"transformer/blocks_{extra}", _one_layer)
     return table
 
 
@@ -79,7 +79,8 @@ def _head_names(generator: Generator) -> list[tuple[str, str]]:
     return [(f"norm_{h}", f"output_{h}") for h in "RDB"]
 
 
-def _block_rows(generator: Generator, official: str, ours: str, stacking) -> list[Row]:
+def block_rows(generator: Generator, official: str, ours: str, stacking) -> list[Row]:
+    """Rows of one group of Llama blocks; `stacking` changes the transforms of unstacked ones."""
     heads, kv_heads = generator.heads, generator.kv_heads or generator.heads
     return [
         Row(official + o, f"{ours}/{p}", stacking(transform))

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from imgen.nn.constrain import constrain
-from imgen.nn.mlp import normal_init
+from imgen.nn.mlp import Init, kernel_init
+from imgen.nn.norms import RMSNorm
 from imgen.nn.rope import rotate
 
 
@@ -37,48 +38,73 @@ def attend(
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 
+class Places(NamedTuple):
+    """Where slots stand. T slots, or [B, T, ...] where each sample has its own.
+
+    cos, sin: [T, H / 2] of their rotary positions, None without rotation.
+    rows: [T] int, rows of a learned position table, None without one.
+    """
+
+    cos: jax.Array | None
+    sin: jax.Array | None
+    rows: jax.Array | None
+
+
 class Attention(nn.Module):
     """Self-attention with rotary positions, grouped key/value heads and an explicit cache.
 
     The projections are one kernel [D, Nkv, G + 2, H] with G = N / Nkv: for each key/value head its G
     query heads, then its key, then its value. One matrix product, cut by `tensor` along Nkv.
+
+    qk_norm: RMSNorm over each head's queries and keys, before the rotation.
+    Given a context [B, C, D], its keys and values, from the same projections and without positions, come
+    before the others: rows [0, C) of what `visible` and `key_valid` count.
     """
 
     heads: int
     kv_heads: int | None = None
-    init_std: float = 0.02
+    init_std: Init = 0.02
     dtype: jnp.dtype = jnp.float32
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
-        cos: jax.Array,  # [T, H / 2]
-        sin: jax.Array,
+        places: Places,
         visible: jax.Array,  # [T]
         key_valid: jax.Array | None = None,  # [B, S]
+        context: jax.Array | None = None,  # [B, C, D]
         cache: KVCache | None = None,
-        start: jax.Array | int = 0,  # cache row of the first query
+        start: jax.Array | int = 0,  # cache row of the first key
         read: int | None = None,  # rows of the cache that are read
     ) -> tuple[jax.Array, KVCache | None]:
         """Returns the output [B, T, D] and, given a cache, the cache with this call's rows written."""
         batch, length, width = x.shape
         kv_heads = self.kv_heads or self.heads
         group, head_dim = self.heads // kv_heads, width // self.heads
+        before = 0
+        if context is not None:
+            before = context.shape[1]
+            x = jnp.concatenate([context.astype(x.dtype), x], axis=1)
         qkv = nn.DenseGeneral(
             (kv_heads, group + 2, head_dim),
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=normal_init(self.init_std),
+            kernel_init=kernel_init(self.init_std),
             name="qkv",
         )(x)
         qkv = constrain(qkv, "batch", None, "heads", None, None)
-        q = qkv[:, :, :, :group].reshape(batch, length, self.heads, head_dim)
-        q, k, v = (
-            rotate(q, cos, sin),
-            rotate(qkv[:, :, :, group], cos, sin),
-            qkv[:, :, :, group + 1],
-        )
+        q = qkv[:, before:, :, :group].reshape(batch, length, self.heads, head_dim)
+        k, v = qkv[:, :, :, group], qkv[:, :, :, group + 1]
+        if self.qk_norm:
+            q = RMSNorm(self.norm_eps, name="q_norm")(q)
+            k = RMSNorm(self.norm_eps, name="k_norm")(k)
+        if places.cos is not None:
+            q = rotate(q, places.cos, places.sin)
+            rotated = rotate(k[:, before:], places.cos, places.sin)
+            k = jnp.concatenate([k[:, :before], rotated], axis=1) if before else rotated
         if cache is not None:
             cache = KVCache(
                 *(
@@ -93,7 +119,7 @@ class Attention(nn.Module):
             axis=(-2, -1),
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=normal_init(self.init_std),
+            kernel_init=kernel_init(self.init_std),
             name="out",
         )(out)
         return out, cache

@@ -1,4 +1,6 @@
-"""SwiGLU feed-forward."""
+"""Feed-forward layers and how kernels start."""
+
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -7,6 +9,21 @@ import jax.numpy as jnp
 from imgen.nn.constrain import constrain
 
 normal_init = nn.initializers.normal
+Init = float | Literal["torch", "xavier"]
+
+
+def kernel_init(init: Init) -> nn.initializers.Initializer:
+    """A standard deviation, "torch" (PyTorch's default of linear layers) or "xavier" (uniform)."""
+    if init == "torch":
+        return nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    if init == "xavier":
+        return nn.initializers.xavier_uniform()
+    return normal_init(init)
+
+
+def embedding_init(init: Init) -> nn.initializers.Initializer:
+    """Tables of vectors are normal, with standard deviation 0.02 where `init` names a rule of kernels."""
+    return normal_init(0.02 if isinstance(init, str) else init)
 
 
 def swiglu_hidden(width: int, multiple_of: int = 256, multiplier: float | None = None) -> int:
@@ -24,7 +41,7 @@ class SwiGLU(nn.Module):
     """
 
     hidden: int
-    init_std: float = 0.02
+    init_std: Init = 0.02
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -33,7 +50,7 @@ class SwiGLU(nn.Module):
             (2, self.hidden),
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=normal_init(self.init_std),
+            kernel_init=kernel_init(self.init_std),
             name="gate_up",
         )(x)  # [..., 2, F]
         h = nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :]
@@ -42,6 +59,24 @@ class SwiGLU(nn.Module):
             x.shape[-1],
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=normal_init(self.init_std),
+            kernel_init=kernel_init(self.init_std),
             name="down",
         )(h)
+
+
+class GeluMLP(nn.Module):
+    """down(gelu_tanh(up x)), with biases. [..., D] -> [..., D]. zero_out: `down` starts at zero."""
+
+    hidden: int
+    init_std: Init = 0.02
+    dtype: jnp.dtype = jnp.float32
+    zero_out: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = kernel_init(self.init_std)
+        h = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=init, name="up")(x)
+        h = nn.gelu(h, approximate=True)
+        h = constrain(h, "batch", *(None,) * (h.ndim - 2), "hidden")
+        out_init = nn.initializers.zeros if self.zero_out else init
+        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=out_init, name="down")(h)

@@ -45,9 +45,9 @@ def rope_rows(angles: np.ndarray, rows: np.ndarray, null: NullRow) -> tuple[np.n
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates [B, T, N, H] by cos, sin [T, H / 2], in float32; the result has x's type."""
+    """Rotates [B, T, N, H] by cos, sin [T, H / 2] or [B, T, H / 2], in float32; the result has x's type."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     a, b = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[:, None, :], sin[:, None, :]
+    cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return rotated.reshape(x.shape).astype(x.dtype)
+    return rotated.reshape(*rotated.shape[:-2], x.shape[-1]).astype(x.dtype)

@@ -15,7 +15,6 @@ from imgen import images
 from imgen.construct import construct
 from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.generators import Generator
-from imgen.generators.heads import categorical_nll
 from imgen.nn.constrain import constrain
 from imgen.training import optim
 from imgen.training.gradients import accumulate
@@ -23,17 +22,20 @@ from imgen.training.task import Batch, State
 
 # Official buffers: saved, never trained, not decayed.
 FROZEN = ("null_features",)
-# As published: weight decay on every matrix, embeddings included, none on norm gains.
-DECAY = ((r"/scale$", 0.0), (".*", 1.0))
+# As published: weight decay on every matrix, embeddings included, none on norm gains and biases.
+DECAY = ((r"/(scale|bias)$", 0.0), (".*", 1.0))
 SHARDING_RULES = [
     (r"^params/.*attention/qkv/kernel$", ("fsdp", "tensor", None, None)),  # [D, Nkv, G + 2, H]
     (r"^params/.*attention/out/kernel$", ("tensor", None, "fsdp")),  # [N, H, D]
     (r"^params/.*gate_up/kernel$", ("fsdp", None, "tensor")),  # [D, 2, F]
+    (r"^params/.*up/kernel$", ("fsdp", "tensor")),  # [D, F]
     (r"^params/.*down/kernel$", ("tensor", "fsdp")),  # [F, D]
-    (r"^params/tokens/embedding$", ("tensor", "fsdp")),  # [V, D]
-    (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V]
+    (r"^params/tokens/embedding$", ("tensor", "fsdp")),  # [V, D], or [t, 2^c, D]
+    (r"^params/tokens/proj/kernel$", ("fsdp", None)),  # [bits, D] or [t, D, D]
+    (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V], or [D, t, 2^c]
+    (r"^params/.*(compress|expand|context)/kernel$", ("fsdp", None)),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
-    (r"^params/.*(scale|special|position_table|null_features)$", ()),
+    (r"^params/.*(scale|bias|special|query|start|positions|position_table|null_features)$", ()),
     (r"^tokenizer/", ()),
 ]
 
@@ -54,6 +56,7 @@ class GeneratorTask:
     tokenizer_params: its parameters; they travel in the state, so that a checkpoint can draw images.
     optimizer: arguments of `optim.make_optimizer`.   total_steps: length of the run, for its schedule.
     condition_dropout: share of samples trained on the null condition (LlamaGen: 0.1).
+    z_loss: weight of the mean squared log-normaliser of the logits (Token-Shuffle's last stage: 1e-5).
     ema_decay: 0 keeps no average; evaluation and samples use the average where there is one.
     microbatches: passes that a batch is cut into.
     guidance, filters, num_samples: of the pictures.
@@ -65,6 +68,7 @@ class GeneratorTask:
     optimizer: dict
     total_steps: int
     condition_dropout: float = 0.1
+    z_loss: float = 0.0
     ema_decay: float = 0.0
     microbatches: int = 1
     guidance: Guidance = Guidance()
@@ -79,6 +83,11 @@ class GeneratorTask:
         self.sharding_rules = SHARDING_RULES
 
     @property
+    def variables(self) -> int:
+        """Predicted variables of an image: codes, sub-codes or bits. Losses are means over them."""
+        return self.generator.plan.positions * self.generator.terms
+
+    @property
     def frozen_items(self) -> State:
         """State that training carries along unchanged."""
         return {} if self.tokenizer is None else {"tokenizer": self.tokenizer_params}
@@ -88,7 +97,7 @@ class GeneratorTask:
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
         batch = jax.tree.map(lambda x: x[:1], batch)
-        codes = jnp.zeros((1, self.generator.plan.positions), jnp.int32)
+        codes = self.generator.example_codes(1)
         params = self.generator.init(rng, codes, self._condition(batch))["params"]
         state = {
             "step": jnp.zeros((), jnp.int32),
@@ -104,17 +113,24 @@ class GeneratorTask:
             drop_key, dropout_key = jax.random.split(rng)
             codes = self._codes(state, batch)
             null = jax.random.bernoulli(drop_key, self.condition_dropout, codes.shape[:1])
+            keys = None
+            if self.generator.needs_keys:
+                keys = jax.random.split(jax.random.fold_in(rng, 2), len(codes))
             logits = self.generator.apply(
                 {"params": params},
                 codes,
                 self._condition(batch),
                 null,
+                keys=keys,
                 rngs={"dropout": dropout_key},
             )
-            nll = categorical_nll(logits, codes)
-            return mean_nll(nll, batch.get("valid", jnp.ones(len(nll)))), {}
+            valid = batch.get("valid", jnp.ones(len(codes)))
+            nll = mean_nll(self.generator.nll(logits, codes), valid) / self.generator.terms
+            if not self.z_loss:
+                return nll, {"nll": nll}
+            return nll + self.z_loss * self.generator.log_normalizer_squared(logits), {"nll": nll}
 
-        loss, _, gradient = accumulate(loss_fn, state["params"], batch, rng, self.microbatches)
+        loss, means, gradient = accumulate(loss_fn, state["params"], batch, rng, self.microbatches)
         updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
         new = {
             **state,
@@ -126,7 +142,7 @@ class GeneratorTask:
             new["ema"] = optim.ema_update(state["ema"], new["params"], self.ema_decay)
         metrics = {
             "loss": loss,
-            "nats_per_image": loss * self.generator.plan.positions,
+            "nats_per_image": means["nll"] * self.variables,
             "grad_norm": optax.tree.norm(gradient),
             "learning_rate": self._learning_rate(state["step"]),
         }
@@ -134,13 +150,16 @@ class GeneratorTask:
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         codes = self._codes(state, batch)
-        logits = self.generator.apply({"params": averaged(state)}, codes, self._condition(batch))
-        nll = categorical_nll(logits, codes).sum(axis=1)
+        keys = content_keys(codes) if self.generator.plan.by_sample else None
+        logits = self.generator.apply(
+            {"params": averaged(state)}, codes, self._condition(batch), keys=keys
+        )
+        nll = self.generator.nll(logits, codes).sum(axis=1)
         return {"nll": jnp.sum(nll * batch["mask"]), "images": jnp.sum(batch["mask"])}
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         per_image = float(sums["nll"] / max(sums["images"], 1))
-        return {"loss": per_image / self.generator.plan.positions, "nats_per_image": per_image}
+        return {"loss": per_image / self.variables, "nats_per_image": per_image}
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
         """Samples for the conditions of a batch; for classes, each in turn."""
@@ -161,13 +180,13 @@ class GeneratorTask:
         return sampler(self.generator, self.tokenizer, self.guidance, self.filters)
 
     def _codes(self, state: State, batch: Batch) -> jax.Array:
-        """Codes [B, P] of a batch: stored ones, or the frozen tokenizer's."""
+        """Codes [B, P, ...] of a batch: of stored latents, or of the frozen tokenizer's."""
         if "codes" in batch:
-            codes = batch["codes"]
+            latents = batch["codes"]
         else:
             pixels = images.to_float(batch["image"])
-            codes = self.tokenizer.apply({"params": state["tokenizer"]}, pixels, method="encode")
-        return jax.lax.stop_gradient(codes).reshape(len(codes), -1)
+            latents = self.tokenizer.apply({"params": state["tokenizer"]}, pixels, method="encode")
+        return self.generator.to_codes(jax.lax.stop_gradient(latents))
 
     def _condition(self, batch: Batch) -> dict[str, jax.Array]:
         return {name: batch[name] for name in self.generator.conditioner.inputs}
@@ -176,6 +195,14 @@ class GeneratorTask:
 def averaged(state: State):
     """The parameters to evaluate and to sample with: the average where there is one."""
     return state.get("ema", state["params"])
+
+
+def content_keys(codes: jax.Array) -> jax.Array:
+    """A key for each sample that depends on its codes only: the order to evaluate it in. [B]"""
+    flat = codes.reshape(len(codes), -1).astype(jnp.uint32)
+    places = jnp.arange(1, flat.shape[1] + 1, dtype=jnp.uint32)
+    mixed = jnp.sum((flat + 1) * places * jnp.uint32(2654435761), axis=1)  # Knuth's multiplier
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(mixed)
 
 
 def cond_leaf(cond: dict) -> jax.Array:

@@ -6,35 +6,61 @@ import numpy as np
 import pytest
 
 from imgen.decoding import Filters, Guidance, decoding_params, generate
-from imgen.decoding.filters import draw, filter_logits
+from imgen.decoding.filters import draw, draw_bits, filter_logits
+from imgen.decoding.generate import sample_keys
 from imgen.decoding.guidance import guidance_weights
 from imgen.decoding.schedule import cut_calls
 from imgen.errors import UserError
-from imgen.generators.orders import next_neighbour, raster
-from tests.generators.test_generator import PLANS, build
+from imgen.generators.orders import next_neighbour, random_order_parallel, raster
+from tests.generators.test_generator import MODELS, build, random_condition
 
 GREEDY = Filters(temperature=0)
 
 
-@pytest.mark.parametrize("plan, grid, options", PLANS)
-@pytest.mark.parametrize("segments", [1, 3])
-def test_cached_decoding_equals_the_full_forward_pass(plan, grid, options, segments):
-    generator, params = build(plan, grid, options, kv_heads=1)
-    cond = {"label": jnp.array([0, 1, 2])}
-    codes, logits = generate(
+@pytest.mark.parametrize("plan, grid, options, more", MODELS)
+def test_cached_decoding_equals_the_full_forward_pass(plan, grid, options, more):
+    generator, params = build(plan, grid, options, **{"kv_heads": 1, **more})
+    cond = random_condition(generator, 3)
+    order = generator.orders(jax.random.split(jax.random.key(4), 3), 3)
+    order = order if generator.plan.by_sample else None
+    latents, logits = generate(
         generator,
         decoding_params(params),
         cond,
         jax.random.key(0),
+        order=order,
         filters=GREEDY,
-        segments=segments,
+        segments=2,
         return_logits=True,
     )
-    assert codes.shape == (3, *grid)
-    codes = codes.reshape(3, -1)
-    full = generator.apply({"params": params}, codes, cond)
-    np.testing.assert_allclose(logits, full, atol=2e-5)
-    np.testing.assert_array_equal(codes, full.argmax(-1))
+    bits = (more["bits"],) if generator.coding.latent_shape else ()
+    assert latents.shape == (3, *grid, *bits)
+    codes = generator.to_codes(latents)
+    keys = None
+    if generator.lexinvariant == 1:  # the same vectors as in decoding
+        keys = sample_keys(jax.random.key(0), jnp.arange(3))
+        keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
+    full = jax.jit(generator.apply)({"params": params}, codes, cond, order=order, keys=keys)
+    np.testing.assert_allclose(logits, full, atol=5e-5)
+    likely = full > 0 if generator.coding.binary else full.argmax(-1)
+    np.testing.assert_array_equal(codes, likely)
+
+
+def test_padding_the_calls_changes_nothing():
+    generator, params = build("nar", (4, 4))
+    logits = [
+        generate(
+            generator,
+            decoding_params(params),
+            {"label": jnp.array([0, 1])},
+            jax.random.key(0),
+            filters=GREEDY,
+            segments=segments,
+            return_logits=True,
+        )[1]
+        for segments in (1, 7)
+    ]
+    np.testing.assert_allclose(*logits, atol=2e-5)
 
 
 def test_bfloat16_decoding_is_float32_decoding_to_its_precision():
@@ -137,9 +163,42 @@ def test_guidance_schedules():
     np.testing.assert_allclose(linear, np.linspace(1, 3, 9))
     cosine = guidance_weights(Guidance(3.0, schedule="cosine"), plan)
     assert cosine[0] == 1 and cosine[-1] == 3 and (np.diff(cosine) > 0).all()
+    halfway = guidance_weights(Guidance(3.0, schedule="half_linear"), raster((2, 4)))
+    np.testing.assert_allclose(halfway, [1, 1.5, 2, 2.5, 3, 3, 3, 3])
+    open_ended = guidance_weights(
+        Guidance(3.0, schedule="linear_before", start=2.0), raster((2, 2))
+    )
+    np.testing.assert_allclose(open_ended, [2, 2.25, 2.5, 2.75])
+    steps = random_order_parallel((4, 4), steps=7)
+    by_step = guidance_weights(Guidance(4.0, schedule="linear_before"), steps)
+    np.testing.assert_allclose(by_step, 1 + 3 * np.array([0, 1, 2, 4, 7, 10, 13]) / 16)
     # LlamaGen: the prefill and decode calls 0 ... k are guided. NAR: while at most k codes are decided.
     assert (guidance_weights(Guidance(3.0, interval=2), plan) == 3).sum() == 4
     assert (guidance_weights(Guidance(3.0, interval=3), next_neighbour((3, 3))) == 3).sum() == 3
+
+
+def test_random_orders_differ_by_image_and_come_from_its_number():
+    generator, params = build("random", (3, 3), decoding={"steps": 4})
+    weights, key = decoding_params(params), jax.random.key(5)
+
+    def run(ids, **kwargs):
+        cond = {"label": jnp.zeros(len(ids), jnp.int32)}
+        ids = jnp.asarray(ids)
+        return generate(generator, weights, cond, key, sample_ids=ids, filters=GREEDY, **kwargs)
+
+    together = run([0, 1, 2, 3])
+    np.testing.assert_array_equal(together[2:], run([2, 3]))
+    assert (
+        len({row.tobytes() for row in np.asarray(together)}) > 1
+    )  # greedy: only the orders differ
+    fixed = jnp.tile(jnp.arange(9), (4, 1))
+    assert len({row.tobytes() for row in np.asarray(run([0, 1, 2, 3], order=fixed))}) == 1
+
+
+def test_bits_are_drawn_with_their_probabilities():
+    logits, uniform = jnp.array([0.5, -1.0]), (jnp.arange(10_000) + 0.5) / 10_000
+    bits = draw_bits(jnp.tile(logits, (10_000, 1)), uniform[:, None], Filters(temperature=0.5))
+    np.testing.assert_allclose(bits.mean(0), jax.nn.sigmoid(logits / 0.5), atol=2e-4)
 
 
 def test_calls_are_cut_where_it_pays():
@@ -156,6 +215,8 @@ def test_calls_are_cut_where_it_pays():
         lambda: Filters(top_p=0),
         lambda: Guidance(0.5),
         lambda: Guidance(2.0, schedule="step"),
+        lambda: Guidance(2.0, start=0.5),
+        lambda: draw_bits(jnp.zeros(3), jnp.zeros(3), Filters(top_k=2)),
     ],
 )
 def test_impossible_settings_are_refused(build_it):

@@ -7,57 +7,122 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.generators import make_generator
+from imgen.generators.plan import Kind
 from imgen.generators.presets import LLAMAGEN
 from imgen.latents import LatentSpec
 from imgen.nn.attention import attend
 
 PLANS = [
-    ("raster", (3, 4), {}),
-    ("raster", (10,), {}),
+    ("raster", (2, 3), {}),
     ("nar", (3, 4), {}),
-    ("nar", (2, 3, 2), {}),
     ("par", (4, 4), {"groups": 4}),
+    ("random", (2, 3), {}),
 ]
+HEADS = [
+    {},
+    {"bits": 6, "head": "subcodes", "head_options": {"parts": 2}},
+    {"bits": 6, "head": "bernoulli"},
+]
+# What else a generator may be made of, each with a plan.
+OTHERS = [
+    ("raster", (10,), {}, {}),
+    ("nar", (2, 3, 2), {}, {}),
+    ("token_shuffle", (4, 6), {}, {}),
+    ("nar", (4, 6), {}, {"window": 2, **HEADS[1]}),
+    ("random", (4, 4), {}, {"window": 2, "position": "learned"}),
+    ("nar", (3, 3), {}, {"position": "block", "ffn": "gelu", "qk_norm": True}),
+    ("raster", (7,), {}, {"position": "block", "conditioning": "layer_text", **HEADS[2]}),
+    ("nar", (3, 3), {}, {"conditioning": "layer_text"}),
+    ("raster", (3, 3), {}, {"conditioning": "text_tokens", "cond_rope": "identity"}),
+    ("raster", (3, 3), {}, {"lexinvariant": 1.0}),
+    ("random", (3, 3), {}, {"lexinvariant": 0.5}),
+]
+MODELS = [(*plan, head) for plan in PLANS for head in HEADS] + OTHERS
 VOCAB = 11
+CONDITIONING = {
+    "class": {"num_classes": 3},
+    "text_tokens": {"vocab": 5, "num_slots": 4},
+    "layer_text": {"layers": 2, "context_slots": 4, "text_width": 6},
+}
 
 
-def build(plan="raster", grid=(3, 4), options=None, conditioning=None, **arguments):
+def build(plan="raster", grid=(3, 4), options=None, conditioning="class", bits=None, **arguments):
     """A small generator with parameters that leave no layer idle."""
     arguments = {"width": 48, "depth": 2, "heads": 2, "hidden": 32, "dropout": 0.0, **arguments}
+    if isinstance(conditioning, str):
+        conditioning = {"name": conditioning, **CONDITIONING.get(conditioning, {})}
     generator = make_generator(
-        LatentSpec("index", grid, VOCAB),
+        LatentSpec("bits", grid, bits) if bits else LatentSpec("index", grid, VOCAB),
         plan=plan,
         plan_options=options or {},
-        conditioning=conditioning or {"name": "class", "num_classes": 3},
+        conditioning=conditioning,
         **arguments,
     )
-    codes = jnp.zeros((1, generator.plan.positions), jnp.int32)
-    params = generator.init(jax.random.key(0), codes, generator.conditioner.example(1))["params"]
+    codes, cond = generator.example_codes(1), generator.conditioner.example(1)
+    params = jax.jit(lambda: generator.init(jax.random.key(0), codes, cond)["params"])()
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
     return generator, jax.tree.unflatten(tree, noisy)
 
 
+def vocabulary(generator):
+    return 2 if generator.coding.binary else generator.coding.size
+
+
 def random_codes(generator, batch=2):
-    return jax.random.randint(jax.random.key(2), (batch, generator.plan.positions), 0, VOCAB)
+    shape = (batch, *generator.example_codes(1).shape[1:])
+    return jax.random.randint(jax.random.key(2), shape, 0, vocabulary(generator))
 
 
-@pytest.mark.parametrize("plan, grid, options", PLANS)
-def test_changing_a_code_changes_no_logit_decided_at_the_same_time_or_before(plan, grid, options):
-    generator, params = build(plan, grid, options)
+def random_condition(generator, batch):
+    """Inputs of the conditioner that differ from sample to sample, text left-padded."""
+    example = generator.conditioner.example(batch)
+    if "label" in example:
+        return {"label": jnp.arange(batch) % 3}
+    slots = example["text_mask"].shape[1]
+    padded = jnp.arange(slots) < (jnp.arange(batch) % 3)[:, None]
+    example["text_mask"] = 1 - padded.astype(jnp.int32)
+    if "tokens" in example:
+        example["tokens"] = jax.random.randint(jax.random.key(3), example["tokens"].shape, 0, 5)
+    else:
+        example["text"] = jax.random.normal(jax.random.key(3), example["text"].shape)
+    return example
+
+
+def order_of(generator, batch):
+    """One random order for all samples, where the plan has orders by sample."""
+    if not generator.plan.by_sample:
+        return None
+    return jnp.tile(generator.orders(jax.random.split(jax.random.key(4), 1), 1), (batch, 1))
+
+
+@pytest.mark.parametrize("plan, grid, options, more", MODELS)
+def test_changing_a_code_changes_no_logit_decided_at_the_same_time_or_before(
+    plan, grid, options, more
+):
+    generator, params = build(plan, grid, options, **more)
     codes = random_codes(generator, 1)
     positions = generator.plan.positions
-    changed = jnp.where(jnp.eye(positions, dtype=bool), (codes + 1) % VOCAB, codes)  # [P, P]
-    cond = {"label": jnp.ones(positions, jnp.int32)}
-    apply = jax.jit(lambda codes: generator.apply({"params": params}, codes, cond))
-    difference = jnp.abs(apply(changed) - apply(jnp.tile(codes, (positions, 1))))
-    moved = np.asarray(difference.max(axis=-1) > 1e-5)  # [changed position, position of the logits]
-    decided = generator.plan.decided_at
+    which = jnp.eye(positions, dtype=bool).reshape(
+        positions, positions, *(1,) * len(generator.unit_shape)
+    )
+    changed = jnp.where(which, (codes + 1) % vocabulary(generator), codes)  # [P, P, ...]
+    cond = jax.tree.map(
+        lambda x: jnp.tile(x[1:], (positions,) + (1,) * (x.ndim - 1)),
+        (random_condition(generator, 2)),
+    )
+    order = order_of(generator, positions)
+    apply = jax.jit(lambda codes: generator.apply({"params": params}, codes, cond, order=order))
+    same = jnp.tile(codes, (positions,) + (1,) * (codes.ndim - 1))
+    difference = jnp.abs(apply(changed) - apply(same))
+    moved = np.asarray(difference.reshape(positions, positions, -1).max(axis=-1) > 1e-5)
+    decided, fed = generator.plan.decided_at, generator.plan.src[generator.plan.kind == Kind.TOKEN]
+    if order is not None:  # the plan counts along the order
+        decided, fed = decided[np.argsort(order[0])], np.asarray(order[0])[fed]
     later = decided[None, :] > decided[:, None]
     assert not (moved & ~later).any()
-    fed = np.isin(np.arange(positions), generator.plan.src[generator.plan.kind == 1])
-    assert moved[fed][:, decided == decided.max()].all(), (
+    assert moved[np.isin(np.arange(positions), fed)][:, decided == decided.max()].all(), (
         "the last codes must depend on all that were fed"
     )
 
@@ -157,7 +222,21 @@ def test_published_sizes_have_the_published_numbers_of_parameters(size):
         (dict(width=50, heads=4), "not divisible"),
         (dict(width=36, heads=6), "multiple of 4"),
         (dict(plan="spiral"), "none of raster"),
+        (dict(cond_rope="identiy"), "one of zero, identity"),
         (dict(conditioning={"name": "poem"}), "none of class"),
+        (dict(head="subcodes"), "needs bits latents"),
+        (dict(head="categorical", bits=6), "needs index latents"),
+        (dict(head="flow"), "none of categorical"),
+        (dict(head="subcodes", bits=6, head_options={"parts": 4}), "6 bits cannot be cut"),
+        (dict(window=3), "do not tile"),
+        (dict(window=2, grid=(4, 4), width=54, position="learned"), "divisible by the 4 codes"),
+        (dict(window=2, grid=(16,)), "do not tile"),
+        (dict(window=2, lexinvariant=1.0), "no windows"),
+        (dict(lexinvariant=1.0, bits=6), "categorical head"),
+        (dict(lexinvariant=2.0), "a share"),
+        (dict(decoding={"steps": 3}), "decodes as it trains"),
+        (dict(ffn="relu"), "none of swiglu"),
+        (dict(conditioning="layer_text", depth=1), "only 1"),
     ],
 )
 def test_impossible_models_are_refused(arguments, message):

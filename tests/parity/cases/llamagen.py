@@ -8,7 +8,7 @@ from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.generators import Generator
 from imgen.generators.heads import categorical_nll
 from imgen.interop.llamagen import IGNORED, generator_from_config, rows
-from imgen.interop.table import from_official, to_official
+from imgen.interop.table import Row, from_official, to_official
 from imgen.nn.norms import RMSNorm
 from imgen.training.generator_task import mean_nll
 from tests.parity.golden import Golden
@@ -24,17 +24,19 @@ def build(golden: Golden) -> tuple[Generator, dict]:
     return generator, import_params(generator, golden.params())
 
 
-def import_params(generator: Generator, state: dict) -> dict:
+def import_params(generator: Generator, state: dict, table: list[Row] | None = None) -> dict:
+    """Official weights as ours, by LlamaGen's table or another; the way back must give them again."""
+    table = rows(generator) if table is None else table
     like = jax.eval_shape(lambda: init(generator))["params"]
-    params = from_official(rows(generator), state, like, IGNORED)
-    back = to_official(rows(generator), params)
+    params = from_official(table, state, like, IGNORED)
+    back = to_official(table, params)
     assert all(np.array_equal(back[key], value) for key, value in state.items() if key in back)
     assert back.keys() == {k for k in state if k not in IGNORED}
     return params
 
 
 def init(generator: Generator) -> dict:
-    codes = jnp.zeros((1, generator.plan.positions), jnp.int32)
+    codes = generator.example_codes(1)
     return generator.init(jax.random.key(0), codes, generator.conditioner.example(1))
 
 

@@ -1,0 +1,27 @@
+"""Small array operations that training and decoding share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def join_valid(context_valid, valid, batch: int, conditioner, slots: int) -> jax.Array | None:
+    """Which keys are real: [context, condition slots, other slots] [B, C + S]; None if all are."""
+    if context_valid is None and valid is None:
+        return None
+    parts = [context_valid] if conditioner.context_slots else []
+    parts.append(jnp.ones((batch, conditioner.num_slots), bool) if valid is None else valid)
+    parts.append(jnp.ones((batch, slots - conditioner.num_slots), bool))
+    return jnp.concatenate(parts, axis=1)
+
+
+def permute(x: jax.Array, order: jax.Array) -> jax.Array:
+    """x [B, P, ...] taken at order [B, P]."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def take(hidden: jax.Array, slots: np.ndarray) -> jax.Array:
+    """hidden[:, slots] for static slots; a plain slice where they are consecutive."""
+    if (np.diff(slots) == 1).all():
+        return hidden[:, slots[0] : slots[0] + len(slots)]
+    return hidden[:, slots]

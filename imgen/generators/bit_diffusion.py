@@ -1,0 +1,98 @@
+"""Bernoulli diffusion over binary codes: a denoiser that tells which bits of a noisy code were flipped.
+
+The block is that of the autoregressive model with full attention, shifted and gated by the time.
+Shapes: B batch, P positions, D width, b bits a position. t in (0, 1): 0 is clean, 1 is coin tosses.
+(Instella-T2I, `models/diff_model.py`.)
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen import bits
+from imgen.generators.heads import BitEmbedding
+from imgen.generators.transformer import Transformer, modulate, modulation
+from imgen.nn.attention import Places
+from imgen.nn.mlp import Init, kernel_init
+
+
+class BitDiffusion(nn.Module):
+    """positions, bits: of the codes.   conditioner: with a context (`conditioning.LayerText`).
+
+    Starts as published: Xavier-uniform kernels and zero biases, so no gate is closed at first.
+    """
+
+    positions: int
+    bits: int
+    conditioner: nn.Module
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    norm_eps: float = 1e-6
+    init_std: Init = "xavier"
+    remat: str = "none"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, noisy: jax.Array, time: jax.Array, cond: dict, null: jax.Array | None = None
+    ) -> jax.Array:
+        """noisy [B, P, b] of 0 and 1, time [B] -> float32 logits [B, P, b] that each bit is flipped."""
+        batch, init = noisy.shape[0], kernel_init(self.init_std)
+        null = jnp.zeros(batch, bool) if null is None else null
+        context, valid = self.conditioner.context(cond, null)
+
+        def linear(name, features):
+            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+
+        time = nn.silu(linear("time_1", self.width)(time[:, None]))
+        time = linear("time_2", self.width)(time)  # [B, D]
+        x = BitEmbedding(self.width, self.init_std, self.dtype, name="tokens")(noisy)
+        everything = np.full(self.positions, self.conditioner.context_slots + self.positions)
+        x = Transformer(
+            exits=(self.depth,),
+            heads=self.heads,
+            hidden=self.hidden,
+            norm_eps=self.norm_eps,
+            init_std=self.init_std,
+            remat=self.remat,
+            dtype=self.dtype,
+            ffn="gelu",
+            qk_norm=True,
+            position_rows=self.positions,
+            name="transformer",
+        )(
+            x,
+            Places(None, None, np.arange(self.positions)),
+            everything,
+            jnp.pad(valid, ((0, 0), (0, self.positions)), constant_values=True),
+            context,
+            time,
+        )[0]
+        scale, shift = modulation(time, 2, self.init_std, self.dtype)
+        return linear("output", self.bits)(modulate(x, scale, shift, self.norm_eps)).astype(
+            jnp.float32
+        )
+
+
+def noisy_probability(clean: jax.Array, time: jax.Array) -> jax.Array:
+    """P(bit = 1) at time t (broadcast against `clean`, whose entries may be probabilities)."""
+    return clean * (1 - time) + 0.5 * time
+
+
+def corrupt(rng: jax.Array, clean: jax.Array, time: jax.Array) -> jax.Array:
+    """Draws the noisy bits of clean ones [B, P, b] at times [B]."""
+    probability = noisy_probability(clean, time[:, None, None])
+    return jax.random.bernoulli(rng, probability).astype(jnp.int32)
+
+
+def training_times(rng: jax.Array, batch: int) -> jax.Array:
+    """Logistic-normal times [B]."""
+    return jax.nn.sigmoid(jax.random.normal(rng, (batch,)))
+
+
+def denoising_nll(flip_logits: jax.Array, noisy: jax.Array, clean: jax.Array) -> jax.Array:
+    """-log p of each clean bit in nats, [B, P, b]; its mean is the training loss."""
+    return bits.binary_nll(bits.unflip(flip_logits, noisy), clean)

@@ -1,0 +1,104 @@
+"""Instella-T2I: the autoregressive model of bits and the bit-flip diffusion model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen import bits
+from imgen.conditioning import LayerText
+from imgen.decoding import Filters, decoding_params, generate
+from imgen.decoding.bit_diffusion import clean_probability, next_probability, times
+from imgen.decoding.guidance import guide
+from imgen.generators.bit_diffusion import BitDiffusion, denoising_nll, noisy_probability
+from imgen.interop.instella import UNUSED, diffusion_rows, generator_from_config, rows
+from imgen.interop.table import from_official, to_official
+from tests.parity.golden import Golden
+
+
+def condition(golden: Golden) -> dict:
+    text = jnp.moveaxis(jnp.asarray(golden.input("llm_features")), 0, 1)  # [B, L, C, R]
+    return {"text": text, "text_mask": jnp.asarray(golden.input("text_mask"))}
+
+
+def import_params(table, like, golden: Golden, ignore=()) -> dict:
+    state = golden.params()
+    params = from_official(table, state, like, ignore)
+    for key, value in to_official(table, params).items():
+        np.testing.assert_array_equal(value, state[key])
+    return params
+
+
+def autoregressive(golden: Golden) -> None:
+    close, meta = golden.meta["tolerance"], golden.meta
+    generator = generator_from_config(golden.config, golden.input("text_mask").shape[1])
+    example = generator.example_codes(1), generator.conditioner.example(1)
+    like = jax.eval_shape(lambda: generator.init(jax.random.key(0), *example))["params"]
+    params = import_params(rows(generator), like, golden, UNUSED)
+    codes, cond = jnp.asarray(golden.input("bits"), jnp.int32), condition(golden)
+    logits = generator.apply({"params": params}, codes, cond)
+    np.testing.assert_allclose(logits, golden.out("logits"), **close)
+    loss = generator.nll(logits, codes).mean() / generator.terms
+    np.testing.assert_allclose(loss, golden.out("loss"), **close)
+    np.testing.assert_allclose(bits.accuracy(logits, codes), golden.out("bit_accuracy"), **close)
+    half = len(codes) // 2
+    guided = guide(logits[:half], logits[half:], 1 + meta["guidance_scale"]) / meta["temperature"]
+    np.testing.assert_allclose(jax.nn.sigmoid(guided[:, -1:]), golden.out("cfg_prob_last"), **close)
+    greedy, kept = generate(
+        generator,
+        decoding_params(params),
+        cond,
+        jax.random.key(0),
+        filters=Filters(temperature=0),
+        return_logits=True,
+    )
+    full = generator.apply({"params": params}, greedy, cond)
+    np.testing.assert_allclose(kept, full, atol=1e-4)
+    np.testing.assert_array_equal(greedy, full > 0)
+
+
+def diffusion(golden: Golden) -> None:
+    close, meta, config = golden.meta["tolerance"], golden.meta, golden.config
+    width = config["attention_head_dim"] * config["num_attention_heads"]
+    noisy, clean, t = (jnp.asarray(golden.input(name)) for name in ("xt", "x0", "t"))
+    cond = condition(golden)
+    model = BitDiffusion(
+        positions=config["num_img_tkns"],
+        bits=config["in_channels"],
+        conditioner=LayerText(
+            width,
+            layers=config["num_layers"],
+            context_slots=cond["text_mask"].shape[1],
+            text_width=config["text_cond_dim"],
+        ),
+        width=width,
+        depth=config["num_layers"],
+        heads=config["num_attention_heads"],
+        hidden=4 * width,
+    )
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), noisy, t, cond))["params"]
+    params = import_params(diffusion_rows(model), like, golden)
+    np.testing.assert_allclose(
+        noisy_probability(clean, t[:, None, None]), golden.out("p_xt"), **close
+    )
+    flip = model.apply({"params": params}, noisy, t, cond)
+    np.testing.assert_allclose(flip, golden.out("flip_logits"), **close)
+    np.testing.assert_allclose(bits.unflip(flip, noisy), golden.out("x0_logits"), **close)
+    loss = denoising_nll(flip, noisy, clean).mean()
+    np.testing.assert_allclose(loss, golden.out("loss"), **close)
+
+    steps, index = meta["num_sampling_steps"], meta["sample_step_index"]
+    when = times(steps, meta["rho"])
+    np.testing.assert_allclose(when, golden.out("timesteps"), **close)
+    z = jnp.asarray(golden.input("sample_z"))
+    both = model.apply(
+        {"params": params}, jnp.concatenate([z, z]), jnp.full(2 * len(z), when[index]), cond
+    )
+    guided = guide(both[: len(z)], both[len(z) :], 1 + meta["guidance_scale"])
+    p0 = clean_probability(guided, z, meta["temperature"])
+    np.testing.assert_allclose(p0, golden.out("sample_x0_prob"), **close)
+    for protocol, posterior in ((1, False), (2, True)):
+        ours = next_probability(p0, z, when[index], when[index + 1], posterior)
+        np.testing.assert_allclose(ours, golden.out(f"sample_protocol{protocol}_prob"), **close)
+
+
+CASES = {"instella_ar": autoregressive, "instella_diff": diffusion}
