@@ -32,8 +32,8 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def enlarge(picture: np.ndarray, at_least: int = 512) -> np.ndarray:
-    """Repeats pixels by a whole factor until the picture is about `at_least` wide: tiny images show."""
-    factor = max(1, at_least // picture.shape[1])
+    """Repeats pixels by a whole factor until the picture is `at_least` wide: tiny images show."""
+    factor = math.ceil(at_least / picture.shape[1])
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 

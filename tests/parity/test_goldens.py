@@ -6,6 +6,7 @@ does an unlisted one that has none: the list can only shrink.
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.parity.cases import CASES
@@ -26,6 +27,7 @@ def test_golden(golden_path):
     golden = Golden(golden_path)
     if golden.case in CASES:
         CASES[golden.case](golden)
+        jax.clear_caches()  # the programs of another size are of no use to the next file
     elif golden.case in PENDING:
         pytest.skip(f"case {golden.case}: its system is not built yet (pending.txt)")
     else:
