@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             ),
             tokenizer=dict(
                 name="vq", patch=4, ch=64, ch_mult=(1,), num_res_blocks=2, z_channels=64, groups=8,
-                mid_attention=False, attention_levels=(), codebook_size=256, codebook_dim=8,
+                mid_attention=False, attention_levels=(), codebook_size=128, codebook_dim=8,
             ),
             generator=dict(
                 plan="raster", plan_options=dict(), conditioning=dict(name="class", num_classes=48),
@@ -36,7 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             ),
             train=dict(
                 tokenizer=dict(
-                    steps=1200, batch_size=32, log_every=25, eval_every=300, checkpoint_every=300,
+                    steps=900, batch_size=32, log_every=25, eval_every=300, checkpoint_every=300,
                     visualize_every=300, ema_decay=0.99,
                     kmeans_init=True, ema_codebook=True, usage_decay=0.95,
                     restart_every=20, restart_threshold=0.05,
@@ -46,8 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     ),
                 ),
                 generator=dict(
-                    steps=700, batch_size=64, log_every=20, eval_every=175, checkpoint_every=175,
-                    visualize_every=175, ema_decay=0.98,
+                    steps=1500, batch_size=32, log_every=25, eval_every=500, checkpoint_every=500,
+                    visualize_every=500, ema_decay=0.99,
                     optimizer=dict(
                         learning_rate=3e-3, weight_decay=0.05,
                         schedule=dict(name="cosine", warmup_steps=50),

@@ -26,7 +26,7 @@ COLOUR_NAMES = tuple(COLOURS)
 COLOUR_VALUES = np.array(list(COLOURS.values()), np.float32)  # [8, 3]
 
 # Half the side of a shape's bounding square, as a share of the picture's side.
-MIN_RADIUS, MAX_RADIUS = 0.22, 0.40
+MIN_RADIUS, MAX_RADIUS = 0.28, 0.40
 MARGIN = 0.065  # background around a shape, as a share of the side; smooth tips reach into it
 _TEST_START = 2**40  # the test split's indices begin here, so the two can't meet
 
@@ -94,19 +94,19 @@ def _background(colour: np.ndarray, size: int, draws: np.ndarray) -> np.ndarray:
     luminance = colour @ np.array([0.299, 0.587, 0.114], np.float32)
     # With the strongest ramp (14.2 in a corner) and tint (4) these levels stay within [0, 255].
     level = (20.0 if luminance > 135 else 195.0) + 40.0 * draws[0]
-    angle, strength = 2 * np.pi * draws[1], 20.0 * draws[2]
+    angle, strength = 2 * np.pi * draws[1], 6.0 * draws[2]
     at = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     slope_x, slope_y = np.float32(strength * np.cos(angle)), np.float32(strength * np.sin(angle))
     ramp = slope_x * at + slope_y * at[:, None]
-    tint = 8.0 * (draws[3:6] - 0.5)
+    tint = 4.0 * (draws[3:6] - 0.5)
     return (level + tint).astype(np.float32) + ramp[..., None]
 
 
 def _describe(shape: str, colour: str, x: float, y: float, radius: float) -> str:
     """A caption; x, y and radius are shares of the side."""
-    size = "small" if radius < 0.28 else "large" if radius > 0.34 else "medium"
-    vertical = "top" if y < 0.43 else "bottom" if y > 0.57 else ""
-    horizontal = "left" if x < 0.43 else "right" if x > 0.57 else ""
+    size = "small" if radius < 0.32 else "large" if radius > 0.36 else "medium"
+    vertical = "top" if y < 0.45 else "bottom" if y > 0.55 else ""
+    horizontal = "left" if x < 0.45 else "right" if x > 0.55 else ""
     place = f"{vertical} {horizontal}".strip()
     where = f"at the {place}" if place else "in the centre"
     return f"a {size} {colour} {shape} {where}"
