@@ -239,7 +239,7 @@ class _StageRun:
             folder = checkpoint_dir(self._workdir, self._stage.name) / str(self._saved)
             good = f"the last good checkpoint is {folder}"
         return (
-            f"{self._stage.name} step {step} (or since the last logged one): {what}; {good}. "
+            f"{self._stage.name} step {step}: {what}; {good}. "
             "Lower the learning rate or clip_norm, or compute in float32, and start again"
         )
 
