@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                         learning_rate=3e-3, weight_decay=0.05,
                         schedule=dict(name="cosine", warmup_steps=50),
                     ),
-                    guidance=dict(scale=2.0),
+                    guidance=dict(scale=1.5), filters=dict(temperature=0.6),
                     num_samples=48,
                     sample_metrics=dict(name="shapes", num=480),
                 ),
