@@ -48,27 +48,6 @@ CONV = Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 
 LINEAR = Transform(np.transpose, np.transpose)  # [out, in], [in, out]
 
 
-def reshape(official: tuple[int, ...], ours: tuple[int, ...]) -> Transform:
-    """The same numbers in the same order under two shapes; -1 is allowed once in each."""
-    return Transform(lambda x: x.reshape(ours), lambda x: x.reshape(official))
-
-
-def chain(*steps: Transform) -> Transform:
-    """One transform after another, named in the direction official -> ours. One tensor a side."""
-
-    def to_ours(x: np.ndarray) -> np.ndarray:
-        for step in steps:
-            x = step.to_ours(x)
-        return x
-
-    def to_official(x: np.ndarray) -> np.ndarray:
-        for step in reversed(steps):
-            x = step.to_official(x)
-        return x
-
-    return Transform(to_ours, to_official)
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """Official key(s), our path(s), and the change of layout between them."""
