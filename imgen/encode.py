@@ -18,8 +18,8 @@ from imgen.data.latents import LatentsWriter
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import StoredViews
 from imgen.errors import UserError
-from imgen.runs import TrainedTokenizer, fingerprint, load_tokenizer, plain
-from imgen.stages import open_source
+from imgen.runs import TrainedTokenizer, fingerprint, load_tokenizer
+from imgen.stages import open_source, reading
 from imgen.training.progress import Progress
 
 log = logging.getLogger("imgen.encode")
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--image_size", type=int, help="pixels (default: the run's)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time")
+    parser.add_argument(
+        "--num_workers", type=int, help="processes that read and crop (default: the run's)"
+    )
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error("--batch_size must be at least 1")
@@ -61,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_classes=source.num_classes,
         class_names=source.class_names,
     )
-    batches = eval_batches(source, views, batch_size=args.batch_size)
+    how = reading(settings)
+    if args.num_workers is not None:
+        how["num_workers"] = args.num_workers
+    batches = eval_batches(source, views, batch_size=args.batch_size, **how)
     progress = Progress(
         "encode", -(-len(source) // args.batch_size), items=args.batch_size, noun="images"
     )
@@ -87,7 +93,7 @@ def _source(dataset: str | None, split: str, settings):
         for which in ("train", "eval"):  # with the options that the run gives this split
             if settings.data[which].split == split:
                 return open_source(settings, which)
-        return make_source(**plain(settings.data.source), split=split)
+        return make_source(**config.plain(settings.data.source), split=split)
     if dataset == "shapes":
         return make_source("shapes", split, size=settings.data.image_size)
     if Path(dataset).is_dir():

@@ -19,9 +19,9 @@ import numpy as np
 from imgen import cli, config
 from imgen.data.loader import eval_batches
 from imgen.errors import UserError
-from imgen.evaluation.codes import bigram_cross_entropy, code_counts, entropy
+from imgen.evaluation.codes import bigram_cross_entropy, entropy
 from imgen.runs import build_tokenizer, load_generator, load_tokenizer
-from imgen.stages import eval_transform, evaluation_task, open_source
+from imgen.stages import eval_transform, evaluation_task, open_source, reading
 
 log = logging.getLogger("imgen.evaluate")
 METRICS = ("reconstruction", "likelihood", "baselines")
@@ -81,7 +81,7 @@ def baselines(args, settings) -> dict[str, float]:
     train = codes(_batches(args, settings, "train", None))
     _, spec = build_tokenizer(settings)
     return {
-        "unigram_entropy": entropy(code_counts(test, spec.size)),
+        "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=spec.size)),
         "bigram_cross_entropy": bigram_cross_entropy(train, test, spec.size),
         "train_images": len(train),
         "test_images": len(test),
@@ -94,7 +94,11 @@ MEASURES = {"reconstruction": reconstruction, "likelihood": likelihood, "baselin
 def _batches(args, settings, which: str, num: int | None):
     source = open_source(settings, which)
     return eval_batches(
-        source, eval_transform(settings), batch_size=args.batch_size, num_examples=num
+        source,
+        eval_transform(settings),
+        batch_size=args.batch_size,
+        num_examples=num,
+        **reading(settings),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from imgen.config import plain
 from imgen.construct import construct
 from imgen.data import make_source, preprocess
 from imgen.data.loader import eval_batches, train_batches
@@ -24,7 +25,6 @@ from imgen.runs import (
     build_tokenizer,
     fingerprint,
     load_tokenizer,
-    plain,
 )
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import DISCRIMINATORS
@@ -199,6 +199,12 @@ def open_source(settings, which: str):
     return make_source(**{**source, **{k: v for k, v in part.items() if k != "num_examples"}})
 
 
+def reading(settings) -> dict:
+    """How a data source is read: arguments of the loader."""
+    data = settings.data
+    return {name: data[name] for name in ("num_workers", "max_bad_share") if name in data}
+
+
 def eval_transform(settings) -> Callable:
     """What is done to an example of the held-out data: no augmentation."""
     if settings.data.source.name == "latents":
@@ -232,8 +238,7 @@ def _stage(name: str, task, settings, loop: dict) -> Stage:
             batch_size=loop["batch_size"],
             seed=settings.seed,
             start_step=step,
-            num_workers=data.get("num_workers", 0),
-            max_bad_share=data.get("max_bad_share", 0.01),
+            **reading(settings),
             **hosts,
         )
 
@@ -243,6 +248,7 @@ def _stage(name: str, task, settings, loop: dict) -> Stage:
             eval_transform(settings),
             batch_size=loop["batch_size"],
             num_examples=data.eval.get("num_examples"),
+            **reading(settings),
             **hosts,
         )
 

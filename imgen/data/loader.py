@@ -49,11 +49,14 @@ def _stack(examples: list[dict]) -> dict[str, np.ndarray]:
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
-class _TrainReader:
-    """Item i is this host's part of global batch start_step + i, with the reads that failed.
+def _item(batch: dict, failed: Failed, reads: int = 0, error: str = "") -> dict:
+    """What a reader gives. Errors travel as text beside the batch: an exception would lose its type
+    between processes."""
+    return {"batch": batch, "failed": failed, "reads": reads, "error": error}
 
-    Errors travel as text beside the batch: an exception would lose its type between processes.
-    """
+
+class _TrainReader:
+    """Item i is this host's part of global batch start_step + i, with the reads that failed."""
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class _TrainReader:
         self.seed, self.start_step = seed, start_step
         self.host_batch = _host_batch(batch_size, process_count, source)
         self.offset = process_index * self.host_batch
+        self.pass_length = len(source)
         # Grain shuffles epoch e with seed + e: unmixed, consecutive seeds would share their orders.
         mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.order = grain.MapDataset.range(len(source)).shuffle(seed=mixed).repeat(None)
@@ -90,8 +94,8 @@ class _TrainReader:
                 rng = np.random.default_rng((self.seed, position))
                 examples.append(self.transform(example, rng))
         except UserError as error:
-            return {"batch": {}, "failed": failed, "error": str(error)}
-        return {"batch": _stack(examples), "failed": failed, "error": ""}
+            return _item({}, failed, error=str(error))
+        return _item(_stack(examples), failed, reads=len(examples) + len(failed))
 
     def _next_readable(self, index: int, bad: BadExample, failed: Failed) -> dict:
         """The first example after the bad one at `index` that can be read."""
@@ -123,6 +127,7 @@ class _EvalReader:
         self.source, self.transform, self.batch_size = source, transform, batch_size
         self.host_batch = _host_batch(batch_size, process_count, source)
         self.num_examples = min(num_examples or len(source), len(source))
+        self.pass_length = self.num_examples // process_count
         self.offset = process_index * self.host_batch
 
     def __len__(self) -> int:
@@ -140,11 +145,11 @@ class _EvalReader:
             known = [e for e in examples if e is not None]
             template = known[0] if known else self._any_example(failed)
         except UserError as error:
-            return {"batch": {}, "failed": failed, "error": str(error)}
+            return _item({}, failed, error=str(error))
         padding = {key: np.zeros_like(value) for key, value in template.items()}
         batch = _stack([padding if e is None else e for e in examples])
         batch["mask"] = np.array([e is not None for e in examples], np.float32)
-        return {"batch": batch, "failed": failed, "error": ""}
+        return _item(batch, failed, reads=len(indices))
 
     def _transformed(self, example: dict | BadExample, failed: Failed) -> dict | None:
         if isinstance(example, BadExample):
@@ -173,31 +178,16 @@ def _follow_parent(worker_index: int, worker_count: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-class _Failures:
-    """Counts and names what could not be read."""
+class _Batches:
+    """The batches of a reader one after another; names, counts and limits what could not be read.
 
-    def __init__(self):
-        self.names: dict[str, None] = {}  # in order of appearance
-        self.count = 0
-
-    def add(self, failed: Failed) -> None:
-        for name, reason in failed:
-            self.count += 1
-            if name not in self.names:
-                self.names[name] = None
-                log.warning("skipping %s: %s", name, reason)
-
-
-class TrainBatches:
-    """Endless iterator of dict[str, np.ndarray] with this host's rows; see `train_batches`.
-
-    skipped: reads that failed and were replaced on this host since it was made.
+    skipped: reads that failed on this host since it was made.
     """
 
-    def __init__(self, reader: _TrainReader, num_workers: int, max_bad_share: float):
+    def __init__(self, reader, num_workers: int, max_bad_share: float):
         self._reader, self._max_bad_share = reader, max_bad_share
-        self._next_step, self._reads = reader.start_step, 0
-        self._failures = _Failures()
+        self._names: dict[str, None] = {}  # of what failed, in order of appearance
+        self.skipped = self._reads = 0
         batches = grain.MapDataset.source(reader)
         if num_workers:
             if not flags.FLAGS.is_parsed():  # in a notebook or a test; grain reads its own flags
@@ -210,42 +200,57 @@ class TrainBatches:
             dataset = batches.to_iter_dataset(_READ)
         self._iterator = iter(dataset)
 
-    @property
-    def skipped(self) -> int:
-        return self._failures.count
+    def close(self) -> None:
+        """Ends the worker processes and threads. Calling it again does nothing."""
+        self._iterator.close()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        item = next(self._iterator)
+        self._reads += item["reads"]
+        for name, reason in item["failed"]:
+            self.skipped += 1
+            if name not in self._names:
+                self._names[name] = None
+                log.warning("skipping %s: %s", name, reason)
+        if error := item["error"] or self._too_many_bad():
+            self.close()
+            raise UserError(error)
+        return item["batch"]
+
+    def _too_many_bad(self) -> str:
+        enough = self._reads >= min(MIN_READS, self._reader.pass_length)
+        if not enough or self.skipped <= self._max_bad_share * self._reads:
+            return ""
+        return (
+            f"{self._reader.source.name}: {self.skipped} of {self._reads} reads failed, more than "
+            f"max_bad_share={self._max_bad_share:g} allows; mend or remove files such as "
+            + ", ".join([*self._names][:3])
+        )
+
+
+class TrainBatches(_Batches):
+    """Endless iterator of dict[str, np.ndarray] with this host's rows; see `train_batches`."""
+
+    def __init__(self, reader: _TrainReader, num_workers: int, max_bad_share: float):
+        super().__init__(reader, num_workers, max_bad_share)
+        self._next_step = reader.start_step
 
     def state(self) -> dict[str, int]:
         """next_index: global position of the next example, next step * batch_size; and skipped."""
         return {"next_index": self._next_step * self._reader.batch_size, "skipped": self.skipped}
 
     def close(self) -> None:
-        """Ends the worker processes and threads. Calling it again does nothing."""
         if self.skipped:
             log.warning("%d of %d reads failed and were replaced", self.skipped, self._reads)
-        self._iterator.close()
-
-    def __iter__(self) -> "TrainBatches":
-        return self
+        super().close()
 
     def __next__(self) -> dict[str, np.ndarray]:
-        item = next(self._iterator)
-        self._failures.add(item["failed"])
-        self._reads += self._reader.host_batch + len(item["failed"])
-        if error := item["error"] or self._too_many_bad():
-            self.close()
-            raise UserError(error)
+        batch = super().__next__()
         self._next_step += 1
-        return item["batch"]
-
-    def _too_many_bad(self) -> str:
-        enough = self._reads >= min(MIN_READS, len(self._reader.source))
-        if not enough or self.skipped <= self._max_bad_share * self._reads:
-            return ""
-        return (
-            f"{self._reader.source.name}: {self.skipped} of {self._reads} reads failed, more than "
-            f"max_bad_share={self._max_bad_share:g} allows; mend or remove files such as "
-            + ", ".join([*self._failures.names][:3])
-        )
+        return batch
 
 
 def train_batches(
@@ -281,24 +286,21 @@ def eval_batches(
     num_examples: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
+    num_workers: int = 0,
+    max_bad_share: float = 0.01,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The first `num_examples` (all) in order, once, with "mask" float32 [B].
 
     The mask is 0 on rows that fill up the last batch and on examples that can't be read; their
     arrays are zeros. Every process gets the same number of batches. `transform` gets no rng.
+    num_workers, max_bad_share: see `train_batches`.
     """
     reader = _EvalReader(source, transform, batch_size, num_examples, process_index, process_count)
-    return _eval_iterator(reader)
+    return _closing(_Batches(reader, num_workers, max_bad_share))
 
 
-def _eval_iterator(reader: _EvalReader) -> Iterator[dict[str, np.ndarray]]:
-    failures = _Failures()
-    iterator = iter(grain.MapDataset.source(reader).to_iter_dataset(_READ))
+def _closing(batches: _Batches) -> Iterator[dict[str, np.ndarray]]:
     try:
-        for item in iterator:
-            failures.add(item["failed"])
-            if item["error"]:
-                raise UserError(item["error"])
-            yield item["batch"]
+        yield from batches
     finally:
-        iterator.close()
+        batches.close()

@@ -103,6 +103,12 @@ def test_too_many_bad_examples_stop_the_run_and_are_named():
             next(batches)
 
 
+def test_evaluation_stops_over_too_many_bad_examples():
+    batches = eval_batches(Numbers(40, bad=(7, 30)), EvalImages(4), batch_size=8)
+    with pytest.raises(UserError, match=r"2 of 40 .*max_bad_share=0.01 .*number 7, number 30"):
+        list(batches)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_set_without_any_readable_example_says_so_at_once(workers):
     source = Numbers(4, bad=(0, 1, 2, 3))
@@ -136,6 +142,8 @@ def test_evaluation_sees_each_readable_example_once_on_any_number_of_hosts():
                     batch_size=4,
                     process_index=host,
                     process_count=hosts,
+                    num_workers=hosts - 1,
+                    max_bad_share=0.2,
                 )
             )
             sizes.append([len(b["mask"]) for b in batches])
