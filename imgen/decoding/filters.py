@@ -14,17 +14,24 @@ from imgen.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """temperature 0 takes the most likely code; top_k 0 and top_p 1 filter nothing."""
+    """temperature 0 takes the most likely code; top_k 0 and top_p 1 filter nothing.
+
+    choice_temperature: of masked plans: how far chance, beside confidence, says which codes are kept.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    choice_temperature: float = 4.5  # MaskGIT
 
     def __post_init__(self):
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if (
+            min(self.temperature, self.top_k, self.choice_temperature) < 0
+            or not 0 < self.top_p <= 1
+        ):
             raise UserError(
-                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}: "
-                "temperature and top_k must be 0 or more, top_p in (0, 1]"
+                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, "
+                f"choice_temperature {self.choice_temperature}: top_p must be in (0, 1], the others 0 or more"
             )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from imgen.decoding.filters import Filters, draw, draw_bits
 from imgen.decoding.guidance import Guidance, guidance_weights, guide
+from imgen.decoding.masked import confidence, keep_decided, still_masked
 from imgen.decoding.schedule import Segment, make_schedule
 from imgen.errors import UserError
 from imgen.generators.arrays import join_valid, permute
@@ -87,8 +88,7 @@ def _generate(
     schedule = make_schedule(plan, guidance_weights(guidance, plan), segments, generator.width)
     batch = sample_ids.shape[0]
     rows = 2 * batch if schedule[0].guided else batch
-    uniforms = sample_uniforms(rng, sample_ids, (plan.positions, *generator.unit_shape))
-    uniforms = pad_positions(uniforms)
+    draws = make_draws(generator, rng, sample_ids)
     # Orders and vectors are drawn from keys of their own.
     own_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(sample_keys(rng, sample_ids))
     if plan.by_sample and order is None:
@@ -121,6 +121,8 @@ def _generate(
     if keep_logits:
         blank = jnp.zeros((batch, plan.positions, *generator.logits_shape), jnp.float32)
         state["logits"] = pad_positions(blank)
+    if plan.masked:
+        state["masked"] = jnp.ones((batch, plan.positions), bool)
     own = dict(
         valid=join_valid(context_valid, valid, rows, generator.conditioner, slots),
         order=None if order is None else both(order),
@@ -132,7 +134,7 @@ def _generate(
             rows = batch
             state["caches"], own = jax.tree.map(lambda leaf: leaf[:batch], (state["caches"], own))
         call = functools.partial(
-            decode_call, generator, params, segment, prefill, own, uniforms, filters
+            decode_call, generator, params, segment, prefill, own, draws, filters
         )
         state, _ = jax.lax.scan(
             lambda s, c, call=call: (call(s, c), None), state, scanned(segment, generator)
@@ -146,6 +148,26 @@ def _generate(
     return generator.to_latents(codes), logits
 
 
+def make_draws(generator: Generator, rng: jax.Array, sample_ids: jax.Array):
+    """A call's entries of `scanned` -> random numbers for the N positions that it decides: [B, N, ...] to
+    draw codes with and, in a masked plan, [B, N] to choose positions with.
+
+    There each call has numbers of its own, as a position may be drawn again.
+    """
+    positions = generator.plan.positions
+    shape = (positions, *generator.unit_shape)
+    if generator.plan.masked:
+
+        def of_call(call):
+            codes_key, choice_key = jax.random.split(jax.random.fold_in(rng, call["number"]))
+            choice = sample_uniforms(choice_key, sample_ids, (positions,))
+            return sample_uniforms(codes_key, sample_ids, shape), choice
+
+        return of_call
+    uniforms = pad_positions(sample_uniforms(rng, sample_ids, shape))
+    return lambda call: (uniforms[:, call["positions"]], None)
+
+
 def pad_positions(x: jax.Array) -> jax.Array:
     """[B, P, ...] -> [B, P + 1, ...]."""
     return jnp.pad(x, ((0, 0), (0, 1)) + ((0, 0),) * (x.ndim - 2))
@@ -155,6 +177,11 @@ def scanned(segment: Segment, generator: Generator) -> dict:
     """The arrays that differ from call to call of a segment, leading axis n."""
     plan, before = generator.plan, generator.conditioner.context_slots
     is_first = segment.start[:1] == 0  # the prefill also writes the context's rows
+    chosen = {}
+    if plan.masked:
+        number = np.arange(plan.calls)
+        spread = (1 - (number + 1) / plan.calls).astype(np.float32)
+        chosen = dict(number=number, spread=spread, decided=plan.decided)
     return dict(
         slots=segment.slots,
         kind=plan.kind[segment.slots],
@@ -166,23 +193,30 @@ def scanned(segment: Segment, generator: Generator) -> dict:
         reads=segment.reads,
         weights=segment.weights,
         guidance=segment.guidance,
+        **chosen,
     )
 
 
-def decode_call(generator, params, segment, prefill, own, uniforms, filters, state, call) -> dict:
+def decode_call(generator, params, segment, prefill, own, draws, filters, state, call) -> dict:
     """One forward pass: feeds W slots, appends their keys and values, draws N codes.
 
     prefill: the condition's features [R, T, D] and context, for the call that feeds them.
     own: what belongs to each of the R rows: key mask, order, table of code vectors.
+    draws: of `make_draws`.
     """
-    batch = uniforms.shape[0]
+    batch = state["codes"].shape[0]
     rows = state["caches"][0].k.shape[0]
     features, context = prefill or (None, None)
     places, table = call["places"], own["table"]
     if places is None:
         places = generator.places(call["slots"], own["order"])
-    codes = jnp.concatenate([state["codes"]] * (rows // batch))
-    x = apply(generator, params, "embed_slots", call["kind"], call["src"], places, codes, table)
+    codes, masked = (
+        None if x is None else jnp.concatenate([x] * (rows // batch))
+        for x in (state["codes"], state.get("masked"))
+    )
+    x = apply(
+        generator, params, "embed_slots", call["kind"], call["src"], places, codes, table, masked
+    )
     if features is not None:  # the condition's slots come first
         x = jnp.concatenate([features, x[:, features.shape[1] :]], axis=1)
     x = apply(generator, params, "add_position", x, places)  # [R, W, D]
@@ -213,10 +247,18 @@ def decode_call(generator, params, segment, prefill, own, uniforms, filters, sta
     if segment.guided:
         logits = guide(logits[:batch], logits[batch:], call["guidance"])
     draw_codes = draw_bits if generator.coding.binary else draw
-    drawn = draw_codes(logits, uniforms[:, call["positions"]], filters)
-    state = dict(state, caches=caches, codes=state["codes"].at[:, call["positions"]].set(drawn))
+    uniforms, choice = draws(call)
+    found = {"codes": draw_codes(logits, uniforms, filters)}
     if "logits" in state:
-        state["logits"] = state["logits"].at[:, call["positions"]].set(logits)
+        found["logits"] = logits
+    state = dict(state, caches=caches)
+    if choice is not None:
+        spread = filters.choice_temperature * call["spread"]
+        sure = confidence(generator, logits, found["codes"], choice, spread)
+        found = keep_decided(state, found)
+        state["masked"] = still_masked(sure, state["masked"], call["decided"])
+    for name, values in found.items():
+        state[name] = state[name].at[:, call["positions"]].set(values)
     return state
 
 

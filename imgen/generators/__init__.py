@@ -9,6 +9,7 @@ from imgen.generators.generator import Generator
 from imgen.generators.heads import HEADS, CategoricalHead, make_head
 from imgen.generators.lexinvariant import MAX_VOCABULARY
 from imgen.generators.orders import (
+    masked,
     next_neighbour,
     parallel_groups,
     random_order,
@@ -25,6 +26,7 @@ PLANS = {
     "nar": next_neighbour,
     "par": parallel_groups,
     "random": random_order,
+    "masked": masked,
     "token_shuffle": raster,
 }
 DECODING_PLANS = {"random": random_order_parallel}

@@ -90,6 +90,8 @@ class Generator(nn.Module):
             self.tokens = self.coding.embedding(self.width, self.init_std, self.dtype)
         if self.plan.num_special:
             self.special = self.param("special", vector, (self.plan.num_special, self.width))
+        if self.plan.masked:
+            self.mask = self.param("mask", vector, (self.width,))
         if self.plan.queries:
             self.query = self.param("query", vector, (1, self.width))
         if self.position == "learned":
@@ -135,12 +137,14 @@ class Generator(nn.Module):
         null: jax.Array | None = None,
         order: jax.Array | None = None,
         keys: jax.Array | None = None,
+        masked: jax.Array | None = None,
     ) -> jax.Array:
         """Teacher-forced logits. codes [B, P, ...] int, null [B] bool -> float32 [B, P, ..., V].
 
         order [B, P]: the positions in the order of each sample, for plans by sample; drawn from `keys` if
         not given, and the grid's own without keys.
         keys [B]: a random key for each sequence, for lexinvariant embeddings too.
+        masked [B, P] bool: the positions whose codes a masked plan doesn't show; by default all of them.
         """
         plan, batch = self.plan, codes.shape[0]
         if plan.decodes_only:
@@ -156,7 +160,10 @@ class Generator(nn.Module):
         features, valid = self.embed_condition(cond, null)
         context, context_valid = self.embed_context(cond, null)
         fed = np.arange(plan.num_cond, plan.slots)
-        x = self.embed_slots(plan.kind[fed], plan.src[fed], self.places(fed, order), codes, table)
+        if plan.masked and masked is None:
+            masked = jnp.ones(codes.shape[:2], bool)
+        places = self.places(fed, order)
+        x = self.embed_slots(plan.kind[fed], plan.src[fed], places, codes, table, masked)
         if plan.queries:  # RandAR drops out codes only
             is_token = (plan.kind[fed] == Kind.TOKEN)[:, None]
             x = jnp.concatenate([features, jnp.where(is_token, self.token_dropout(x), x)], axis=1)
@@ -166,9 +173,9 @@ class Generator(nn.Module):
         x = constrain(self.add_position(x, places), "batch", None, None)
         visible = plan.visible + self.conditioner.context_slots
         key_valid = join_valid(context_valid, valid, batch, self.conditioner, plan.slots)
-        hidden = self.transformer(x, places, visible, key_valid, context)
+        exits = self.transformer(x, places, visible, key_valid, context)
         logits = sum(
-            self.read(h, take(hidden[h], plan.read_slot[:, h]), table)
+            self.read(h, take(exits[h], plan.read_slot[:, h]), table)
             * plan.read_weight[:, h].reshape(-1, *(1,) * len(self.logits_shape))
             for h in range(plan.heads)
         )
@@ -176,8 +183,8 @@ class Generator(nn.Module):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether training draws something for each sequence: an order, or code vectors."""
-        return self.plan.by_sample or self.lexinvariant is not None
+        """Whether training draws something for each sequence: an order, code vectors, what is hidden."""
+        return self.plan.by_sample or self.plan.masked or self.lexinvariant is not None
 
     @nn.nowrap
     def nll(self, logits: jax.Array, codes: jax.Array) -> jax.Array:
@@ -261,12 +268,13 @@ class Generator(nn.Module):
         places: Places,
         codes: jax.Array,
         table: jax.Array | None = None,
+        masked: jax.Array | None = None,
     ) -> jax.Array:
         """Embeddings [B, W, D] of slots that hold codes or learned vectors. kind, src: [W].
 
-        codes [B, P, ...] in the order of the plan; table: of `code_table`.
+        codes [B, P, ...] in the order of the plan; table: of `code_table`; masked [B, P]: see `__call__`.
         """
-        is_token = kind == Kind.TOKEN
+        is_token = (kind == Kind.TOKEN) | (kind == Kind.STATE)
         x = codes[:, src * is_token]
         x = self.tokens(x) if table is None else lexinvariant.embed(table, x).astype(self.dtype)
         if self.window > 1:
@@ -275,6 +283,9 @@ class Generator(nn.Module):
             is_special = kind == Kind.SPECIAL
             learned = self.special[src * is_special].astype(x.dtype)
             x = jnp.where(is_special[:, None], learned, x)
+        if self.plan.masked:
+            unknown = (kind == Kind.STATE) & masked[:, src * is_token]  # [B, W]
+            x = jnp.where(unknown[..., None], self.mask.astype(x.dtype), x)
         if self.plan.queries:
             query = jnp.tile(self.query, (1, len(src), 1)).astype(x.dtype)  # [1, W, D]
             if places.cos is not None:

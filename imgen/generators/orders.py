@@ -153,6 +153,38 @@ def cosine_steps(positions: int, steps: int) -> list[int]:
     return bounds
 
 
+def masked(grid: tuple[int, ...], num_cond: int = 1, steps: int = 10) -> Plan:
+    """MaskGIT: everything sees everything; each call decides the positions that it is surest of.
+
+    After call c of C, floor(P cos(pi/2 (c+1)/C)) positions are still masked. (MaskGIT, section 3.2 and
+    `parallel_decode.py`; ELM's masked language model, with 10 steps.)
+    """
+    positions = math.prod(grid)
+    if not 1 <= steps <= positions:
+        raise UserError(f"masked decoding of grid {grid} takes 1 to {positions} steps, not {steps}")
+    left = [positions]
+    for call in range(1, steps):
+        # At least one is decided, and at least one is left for the next call.
+        share = math.cos(math.pi / 2 * call / steps)
+        left.append(max(1, min(left[-1] - 1, int(positions * share))))
+    slots = num_cond + positions
+    place = np.concatenate([np.arange(num_cond), np.arange(positions)])
+    is_cond = np.arange(slots) < num_cond
+    return Plan(
+        name="masked",
+        grid=tuple(grid),
+        kind=np.where(is_cond, Kind.COND, Kind.STATE),
+        src=place,
+        rope=np.where(is_cond, -1, place),
+        rank=np.zeros(slots),
+        call=np.zeros(slots),
+        read_slot=num_cond + np.arange(positions)[:, None],
+        read_weight=np.ones((positions, 1)),
+        progress=positions - np.asarray(left),  # codes decided
+        decided=positions - np.asarray([*left[1:], 0]),
+    )
+
+
 def parallel_groups(grid: tuple[int, int], num_cond: int = 1, groups: int = 4) -> Plan:
     """PAR: the grid is cut into `groups` = M x M regions which grow together, one code of each a call.
 

@@ -11,6 +11,9 @@ staircase, query q sees the slots [0, visible[q]), and the slots of a call are c
 Two plans go further. One *by sample* speaks of "the j-th position of the order": each sample has its own
 permutation of the grid, and the arrays are the same for all. One for decoding only may have *scratch*
 slots: fed and read, but written to cache rows that the next call overwrites.
+
+A *masked* plan (MaskGIT) fixes only how many positions each call decides; which ones, the model's confidence
+says. Every call feeds all slots anew, and sees all of them.
 """
 
 import dataclasses
@@ -30,6 +33,9 @@ class Kind(enum.IntEnum):
     TOKEN = 1  # the code of position `src`
     SPECIAL = 2  # learned vector number `src` (PAR)
     QUERY = 3  # a learned vector that asks for position `src`: rotated by its rotary row (RandAR)
+    STATE = (
+        4  # the code of position `src` once it is decided, a learned mask vector before (MaskGIT)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +53,7 @@ class Plan:
     by_sample: src, rope and the rows of the reads count along each sample's own order of the positions.
     scratch: slots whose keys and values are dropped after their call; they stand at the end of its slots.
         None for no such slots.                                                          [S] bool
+    decided: of a masked plan, how many positions are decided after each call.           [C] int32
     """
 
     name: str
@@ -61,6 +68,7 @@ class Plan:
     progress: np.ndarray
     by_sample: bool = False
     scratch: np.ndarray | None = None
+    decided: np.ndarray | None = None
 
     def __post_init__(self):
         scratch = np.zeros(len(self.kind), bool) if self.scratch is None else self.scratch
@@ -69,7 +77,9 @@ class Plan:
             object.__setattr__(self, field, np.asarray(getattr(self, field), np.int32))
         for field in ("read_weight", "progress"):
             object.__setattr__(self, field, np.asarray(getattr(self, field), np.float32))
-        check(self)
+        if self.decided is not None:
+            object.__setattr__(self, "decided", np.asarray(self.decided, np.int32))
+        (check_masked if self.masked else check)(self)
 
     @property
     def slots(self) -> int:
@@ -102,6 +112,11 @@ class Plan:
         return bool((self.kind == Kind.QUERY).any())
 
     @property
+    def masked(self) -> bool:
+        """Whether the positions of a call are chosen as decoding goes."""
+        return self.decided is not None
+
+    @property
     def decodes_only(self) -> bool:
         """Whether it has scratch slots, which training knows nothing of."""
         return bool(self.scratch.any())
@@ -132,7 +147,9 @@ class Plan:
 
     @functools.cached_property
     def decided_at(self) -> np.ndarray:
-        """The call that decides each position. [P] int32"""
+        """The call that decides each position; of a masked plan, in the order of being chosen. [P] int32"""
+        if self.masked:
+            return np.repeat(np.arange(self.calls), np.diff(self.decided, prepend=0))
         return decided_at(self)
 
     @functools.cached_property
@@ -144,9 +161,9 @@ class Plan:
     def digest(self) -> str:
         parts = [repr((self.name, self.grid, self.by_sample)).encode()]
         parts += [
-            getattr(self, f.name).tobytes()
+            np.asarray(getattr(self, f.name)).tobytes()
             for f in dataclasses.fields(self)
-            if f.name not in ("name", "grid", "by_sample")
+            if f.name not in ("name", "grid", "by_sample") and getattr(self, f.name) is not None
         ]
         return hashlib.sha256(b"|".join(parts)).hexdigest()
 
@@ -166,13 +183,14 @@ def decided_at(plan: Plan) -> np.ndarray:
     return latest
 
 
+def _require(plan: Plan, condition, message: str) -> None:
+    if not np.all(condition):
+        raise UserError(f"plan {plan.name} over grid {plan.grid}: {message}")
+
+
 def check(plan: Plan) -> None:
     """Raises UserError unless the invariants I1 to I6 of a plan hold (numbering of the spec page)."""
-
-    def require(condition, message: str):
-        if not np.all(condition):
-            raise UserError(f"plan {plan.name} over grid {plan.grid}: {message}")
-
+    require = functools.partial(_require, plan)
     is_token = plan.kind == Kind.TOKEN
     token_src = plan.src[is_token]
     kept = ~plan.scratch
@@ -204,6 +222,23 @@ def check(plan: Plan) -> None:
     require(
         plan.rope[has_position] == plan.src[has_position],
         "a token or query must carry its own position (I6)",
+    )
+
+
+def check_masked(plan: Plan) -> None:
+    """Raises UserError unless every position has one slot, is read there, and all see all."""
+    require = functools.partial(_require, plan)
+    state = np.flatnonzero(plan.kind == Kind.STATE)
+    require(np.isin(plan.kind, (Kind.COND, Kind.STATE)), "a masked plan feeds states only")
+    require(np.sort(plan.src[state]) == np.arange(plan.positions), "each position has one slot")
+    require(plan.rope[state] == plan.src[state], "a state must carry its own position")
+    require(plan.read_slot[plan.src[state]] == state[:, None], "states are read in place")
+    require(plan.rank == 0, "all slots of a masked plan see each other")
+    require(plan.call == 0, "a masked plan feeds all slots in every call")
+    require(np.diff(plan.decided, prepend=0) > 0, "every call must decide some position")
+    require(
+        len(plan.decided) == plan.calls and plan.decided[-1] == plan.positions,
+        "the last call must decide what is left",
     )
 
 

@@ -15,6 +15,7 @@ from imgen import images
 from imgen.construct import construct
 from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.generators import Generator
+from imgen.generators.masking import likelihood_mask, training_mask
 from imgen.nn.constrain import constrain
 from imgen.training import optim
 from imgen.training.gradients import accumulate
@@ -35,14 +36,18 @@ SHARDING_RULES = [
     (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V], or [D, t, 2^c]
     (r"^params/.*(compress|expand|context)/kernel$", ("fsdp", None)),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
-    (r"^params/.*(scale|bias|special|query|start|positions|position_table|null_features)$", ()),
+    (
+        r"^params/.*(scale|bias|special|query|mask|start|positions|position_table|null_features)$",
+        (),
+    ),
     (r"^tokenizer/", ()),
 ]
 
 
 def mean_nll(nll: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean over the codes of the samples that count: sum(nll w) / max(sum w, 1). nll [B, P], weight [B]."""
-    weight = jnp.broadcast_to(weight.astype(jnp.float32)[:, None], nll.shape)
+    """Mean over the codes that count: sum(nll w) / max(sum w, 1). nll [B, P], weight [B] or [B, P]."""
+    weight = weight.astype(jnp.float32).reshape(len(nll), -1)
+    weight = jnp.broadcast_to(weight, nll.shape)
     return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
@@ -113,19 +118,23 @@ class GeneratorTask:
             drop_key, dropout_key = jax.random.split(rng)
             codes = self._codes(state, batch)
             null = jax.random.bernoulli(drop_key, self.condition_dropout, codes.shape[:1])
-            keys = None
+            weight = batch.get("valid", jnp.ones(len(codes)))
+            keys = masked = None
             if self.generator.needs_keys:
                 keys = jax.random.split(jax.random.fold_in(rng, 2), len(codes))
+            if self.generator.plan.masked:
+                masked = training_mask(keys, self.generator.plan)
+                weight = weight[:, None] * masked
             logits = self.generator.apply(
                 {"params": params},
                 codes,
                 self._condition(batch),
                 null,
                 keys=keys,
+                masked=masked,
                 rngs={"dropout": dropout_key},
             )
-            valid = batch.get("valid", jnp.ones(len(codes)))
-            nll = mean_nll(self.generator.nll(logits, codes), valid) / self.generator.terms
+            nll = mean_nll(self.generator.nll(logits, codes), weight) / self.generator.terms
             if not self.z_loss:
                 return nll, {"nll": nll}
             return nll + self.z_loss * self.generator.log_normalizer_squared(logits), {"nll": nll}
@@ -149,12 +158,17 @@ class GeneratorTask:
         return new, metrics
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        codes = self._codes(state, batch)
-        keys = content_keys(codes) if self.generator.plan.by_sample else None
+        """Sums over the images that count; of a masked plan, an estimate of a bound (`likelihood_mask`)."""
+        codes, plan = self._codes(state, batch), self.generator.plan
+        keys = content_keys(codes) if plan.by_sample or plan.masked else None
+        masked, weight = None, 1.0
+        if plan.masked:
+            masked, weight = likelihood_mask(keys, plan.positions)
         logits = self.generator.apply(
-            {"params": averaged(state)}, codes, self._condition(batch), keys=keys
+            {"params": averaged(state)}, codes, self._condition(batch), keys=keys, masked=masked
         )
-        nll = self.generator.nll(logits, codes).sum(axis=1)
+        nll = self.generator.nll(logits, codes)
+        nll = weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
         return {"nll": jnp.sum(nll * batch["mask"]), "images": jnp.sum(batch["mask"])}
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
