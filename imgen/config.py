@@ -55,8 +55,15 @@ def override(config: ConfigDict | FrozenConfigDict, overrides: Sequence[str]) ->
     return FrozenConfigDict(config)
 
 
+def plain(value):
+    """Nested ConfigDicts -> dicts."""
+    if isinstance(value, ConfigDict | FrozenConfigDict):
+        return {k: plain(v) for k, v in value.items()}
+    return value
+
+
 def to_json(config: FrozenConfigDict) -> str:
-    return json.dumps(_plain(config), indent=2) + "\n"
+    return json.dumps(plain(config), indent=2) + "\n"
 
 
 def from_json(text: str) -> FrozenConfigDict:
@@ -172,12 +179,6 @@ def _parse(key: str, text: str, old: Any) -> Any:
         wanted = kind.get(type(old), type(old).__name__)
         raise UserError(f"{key}={text}: {wanted} is needed (it is {old!r} now)")
     return value
-
-
-def _plain(value):
-    if isinstance(value, ConfigDict | FrozenConfigDict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _flat(config, prefix: str = "") -> dict[str, Any]:

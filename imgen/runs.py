@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from imgen import config, images
+from imgen.config import plain
 from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.generators import Generator, make_generator
@@ -22,13 +22,6 @@ from imgen.latents import LatentSpec
 from imgen.tokenizers import TOKENIZERS
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.loop import checkpoint_dir
-
-
-def plain(value):
-    """Nested ConfigDicts -> dicts."""
-    if isinstance(value, Mapping | ConfigDict):
-        return {k: plain(v) for k, v in value.items()}
-    return value
 
 
 def build_tokenizer(settings) -> tuple[nn.Module, LatentSpec]:

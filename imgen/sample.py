@@ -17,7 +17,7 @@ import numpy as np
 from imgen import cli, config, images
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
-from imgen.runs import load_generator, plain
+from imgen.runs import load_generator
 from imgen.training.generator_task import sampler
 
 log = logging.getLogger("imgen.sample")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _chosen(run_default, **asked) -> dict:
     """The run's settings with those that the user gave."""
-    return {**plain(run_default), **{k: v for k, v in asked.items() if v is not None}}
+    return {**config.plain(run_default), **{k: v for k, v in asked.items() if v is not None}}
 
 
 def _labels(text: str | None, conditioner) -> np.ndarray:

@@ -9,11 +9,6 @@ def entropy(counts: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def code_counts(codes: np.ndarray, size: int) -> np.ndarray:
-    """How often each of `size` codes occurs. [size] int64"""
-    return np.bincount(codes.reshape(-1), minlength=size)
-
-
 def bigram_cross_entropy(train: np.ndarray, test: np.ndarray, size: int) -> float:
     """Nats per code of an add-one bigram model along the raster order.
 

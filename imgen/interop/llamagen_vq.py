@@ -6,7 +6,7 @@ numbers its levels in the order in which they run, lowest resolution first; ours
 
 from imgen.interop.table import CONV, Row
 
-IGNORE = (r"quantize\.codebook_used",)  # a ring buffer of recent codes
+IGNORED = (r"quantize\.codebook_used",)  # a ring buffer of recent codes
 
 
 def rows(num_levels: int) -> list[Row]:

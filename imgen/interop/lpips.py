@@ -16,7 +16,7 @@ from imgen.interop.files import read_arrays
 from imgen.interop.table import CONV, Row, Transform, from_official
 from imgen.tokenizers.lpips import SLICES, WIDTHS, Params, abstract_params
 
-IGNORE = (r"scaling_layer\.(shift|scale)", r"lin\d\.model\.1\.bias", r"classifier\..*")
+IGNORED = (r"scaling_layer\.(shift|scale)", r"lin\d\.model\.1\.bias", r"classifier\..*")
 
 HEAD = Transform(lambda w: w.reshape(-1), lambda v: v.reshape(1, -1, 1, 1))
 
@@ -37,7 +37,7 @@ def convert(state: Mapping[str, np.ndarray], widths: Sequence[int] = WIDTHS) -> 
 
     Raises UserError for missing, unknown or misshapen keys.
     """
-    return from_official(rows(), _module_names(state), abstract_params(widths), IGNORE)
+    return from_official(rows(), _module_names(state), abstract_params(widths), IGNORED)
 
 
 def load(path: str | Path) -> Params:

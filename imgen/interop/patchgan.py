@@ -6,7 +6,7 @@ are `main.{n}`: conv 0, then for each further layer conv 2 + 3(i-1) and its norm
 
 from imgen.interop.table import CONV, Row
 
-IGNORE = (r"main\.\d+\.num_batches_tracked",)
+IGNORED = (r"main\.\d+\.num_batches_tracked",)
 
 
 def rows(n_layers: int) -> list[Row]:

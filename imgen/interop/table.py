@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from imgen import paths
 from imgen.errors import UserError
 
 Names = str | tuple[str, ...]
@@ -71,7 +72,7 @@ def from_official(
 
     Raises UserError, naming keys, when one is missing, unknown or of another shape.
     """
-    want = flatten(like)
+    want = paths.flatten(like)
     pairs = list(_pairs(rows, want))
     needed = [key for pair in pairs for layer in pair.layers for key in layer]
     missing = [key for key in needed if key not in state]
@@ -108,7 +109,7 @@ def from_official(
 
 def to_official(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our tree of arrays -> official state dict. Raises ValueError where no row covers a leaf."""
-    leaves = {path: np.asarray(leaf) for path, leaf in flatten(tree).items()}
+    leaves = {path: np.asarray(leaf) for path, leaf in paths.flatten(tree).items()}
     state = {}
     for pair in _pairs(rows, leaves):
         stacked = [
@@ -118,15 +119,6 @@ def to_official(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.nd
             tensors = _as_tuple(pair.row.transform.to_official(*layer))
             state.update(zip(keys, map(np.ascontiguousarray, tensors), strict=True))
     return state
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict -> {"a/b/c": leaf}."""
-    out = {}
-    for name, value in tree.items():
-        path = f"{prefix}/{name}" if prefix else name
-        out.update(flatten(value, path) if isinstance(value, Mapping) else {path: value})
-    return out
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from imgen.training import paths
+from imgen import paths
 from imgen.training.sharding import Rules, specs
 from imgen.training.task import State
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from imgen import paths
 from imgen.errors import UserError
-from imgen.training import paths
 
 AXES = ("data", "fsdp", "tensor")
 Rules = Sequence[tuple[str, tuple]]

@@ -14,6 +14,7 @@ import optax
 from imgen import images as pixels
 from imgen.construct import construct
 from imgen.errors import UserError
+from imgen.evaluation.codes import entropy
 from imgen.nn.constrain import constrain
 from imgen.tokenizers import codebook
 from imgen.tokenizers.adversary import Adversary, LastLayer
@@ -274,7 +275,7 @@ class TokenizerTask:
         counts, images = sums["counts"], max(float(sums["images"]), 1.0)
         out = {k: float(v) / images for k, v in sums.items() if k not in ("counts", "images")}
         out["codebook_usage"] = float(np.mean(counts > 0))
-        out["perplexity"] = float(codebook.perplexity(jnp.asarray(counts, jnp.float32)))
+        out["perplexity"] = float(np.exp(entropy(counts)))
         return out
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:

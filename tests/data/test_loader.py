@@ -143,7 +143,7 @@ def test_evaluation_sees_each_readable_example_once_on_any_number_of_hosts():
                     process_index=host,
                     process_count=hosts,
                     num_workers=hosts - 1,
-                    max_bad_share=0.2,
+                    max_bad_share=0.3,
                 )
             )
             sizes.append([len(b["mask"]) for b in batches])

@@ -20,6 +20,7 @@ class Golden:
             self.meta = json.loads(str(self._arrays.pop("meta")))
         self.case: str = self.meta["case"]
         self.config: dict = self.meta.get("config", {})
+        self.compared: set[str] = set()  # outputs that a test has asked for
 
     def params(self) -> dict[str, np.ndarray]:
         """Weights under their official state-dict keys."""
@@ -31,13 +32,20 @@ class Golden:
         return self._arrays[f"in/{name}"]
 
     def out(self, name: str) -> np.ndarray:
+        self.compared.add(name)
         return self._arrays[f"out/{name}"]
 
     def outs(self, prefix: str = "") -> dict[str, np.ndarray]:
         """All outputs below a prefix, without it."""
         full = f"out/{prefix}"
-        return {k.removeprefix(full): v for k, v in self._arrays.items() if k.startswith(full)}
+        found = {k.removeprefix(full): v for k, v in self._arrays.items() if k.startswith(full)}
+        self.compared |= {prefix + name for name in found}
+        return found
 
     def has(self, name: str) -> bool:
         """Whether an array such as "out/logits" is there."""
         return name in self._arrays
+
+    def outputs(self) -> set[str]:
+        """Names of all outputs."""
+        return {k.removeprefix("out/") for k in self._arrays if k.startswith("out/")}

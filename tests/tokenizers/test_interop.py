@@ -6,7 +6,7 @@ from safetensors.numpy import save_file
 
 from imgen.errors import UserError
 from imgen.interop import llamagen_vq, lpips, patchgan
-from imgen.interop.table import LINEAR, Row, Transform, flatten, from_official, to_official
+from imgen.interop.table import LINEAR, Row, Transform, from_official, to_official
 from imgen.tokenizers import VQ
 from imgen.tokenizers.discriminators import PatchGAN
 from imgen.tokenizers.lpips import SLICES, abstract_params
@@ -40,7 +40,7 @@ def test_round_trip(table):
     rows, shapes = table()
     tree = filled(shapes)
     state = to_official(rows, tree)
-    assert len(state) == len(flatten(tree))
+    assert len(state) == len(jax.tree.leaves(tree))
     back = from_official(rows, state, shapes)
     jax.tree.map(np.testing.assert_array_equal, back, tree)
 
@@ -57,7 +57,7 @@ def test_missing_unknown_and_misshapen_keys_are_named():
     with pytest.raises(UserError, match=r"quantize\.embedding\.weight.*\(17, 8\).*\(16, 8\)"):
         from_official(rows, wrong, shapes)
     used = {**state, "quantize.codebook_used": np.zeros(65536)}
-    from_official(rows, used, shapes, llamagen_vq.IGNORE)
+    from_official(rows, used, shapes, llamagen_vq.IGNORED)
 
 
 def test_one_row_may_stack_layers_and_split_tensors():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.interop.table import flatten
+from imgen.paths import flatten
 from imgen.tokenizers import VQ
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import PatchGAN

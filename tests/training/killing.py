@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from imgen.training import paths
+from imgen import paths
 from imgen.training.metrics import SPEED_FIELDS, read_metrics
 
 

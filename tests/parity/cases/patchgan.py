@@ -34,7 +34,7 @@ def patchgan_vqloss(g: Golden) -> None:
     like = {"params": like["params"], "stats": stats}
     rows = interop.rows(config["n_layers"])
     state = _below(g.params(), "discriminator.")
-    tree = from_official(rows, state, like, interop.IGNORE)
+    tree = from_official(rows, state, like, interop.IGNORED)
     back = to_official(rows, tree)
     assert all(np.array_equal(back[k], state[k]) for k in back)
     lpips_state = _below(g.params(), "perceptual_loss.")

@@ -31,7 +31,7 @@ def llamagen_vq_case(g: Golden) -> None:
     images = nhwc(g.input("image"))
     like = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     rows = llamagen_vq.rows(len(config["ch_mult"]))
-    params = from_official(rows, g.params(), like, llamagen_vq.IGNORE)
+    params = from_official(rows, g.params(), like, llamagen_vq.IGNORED)
     back = to_official(rows, params)
     assert all(np.array_equal(back[k], v) for k, v in g.params().items() if k in back)
     assert back.keys() <= g.params().keys()
