@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             ),
             generator=dict(
                 plan="raster", plan_options=dict(), conditioning=dict(name="class", num_classes=48),
-                width=128, depth=4, heads=4, hidden=384, dropout=0.0,
+                width=128, depth=4, heads=4, hidden=384, dropout=0.0, cond_rope="identity",
             ),
             train=dict(
                 tokenizer=dict(
@@ -46,8 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     ),
                 ),
                 generator=dict(
-                    steps=1500, batch_size=32, log_every=25, eval_every=500, checkpoint_every=500,
-                    visualize_every=500, ema_decay=0.99,
+                    steps=1800, batch_size=32, log_every=25, eval_every=600, checkpoint_every=600,
+                    visualize_every=600, ema_decay=0.99,
                     optimizer=dict(
                         learning_rate=3e-3, weight_decay=0.05,
                         schedule=dict(name="cosine", warmup_steps=50),
