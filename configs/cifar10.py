@@ -29,6 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 name="vq", patch=4, ch=64, ch_mult=(1,), num_res_blocks=2, z_channels=64, groups=8,
                 mid_attention=False, attention_levels=(), codebook_size=512, codebook_dim=8,
             ),
+            init=dict(tokenizer="", generator=""),
             generator=dict(
                 plan="raster", plan_options=dict(), conditioning=dict(name="class", num_classes=10),
                 width=192, depth=4, heads=6, hidden=512, dropout=0.0,

@@ -53,7 +53,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 image_size=image_size,
             ),
             tokenizer=dict(name="vq16", dtype="bfloat16"),
-            init=dict(tokenizer=""),
+            init=dict(tokenizer="", generator=""),
             generator=dict(
                 plan="raster",
                 plan_options=dict(),

@@ -1,10 +1,11 @@
 """Token-Shuffle 2.7B: three stages of growing resolution (arXiv 2504.17789; no official code).
 
-    python -m imgen.train --config configs/token_shuffle.py:stage2 --workdir RUN ...
+    python -m imgen.train --config configs/token_shuffle.py:stage2 --workdir RUN \
+        --config.init.generator=RUN_OF_STAGE1 --config.data.source.path="('codes_1024',)"
 
 stage1: 512 px, every code a slot. stage2: 1024 px, windows of 2 x 2. stage3: 2048 px, windows and a z-loss.
-A stage starts from the weights of the one before; that needs text tokens beside the codes and loading of
-shared weights, which the commands don't offer yet: the recipe builds, and `smoke` trains it on classes.
+A stage starts from the weights of the one before (init.generator; what is new, the windows' layers, starts
+fresh). No data source gives text tokens yet: the recipe builds, and `smoke` trains it on classes.
 Learning rate and z-loss weight are not all published; see the comments.
 """
 

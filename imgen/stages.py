@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from imgen import paths
 from imgen.config import plain
 from imgen.construct import construct
 from imgen.data import make_source, preprocess
@@ -24,6 +25,7 @@ from imgen.runs import (
     build_generator,
     build_tokenizer,
     fingerprint,
+    load_generator,
     load_tokenizer,
 )
 from imgen.tokenizers.adversary import Adversary
@@ -33,6 +35,7 @@ from imgen.training.loop import Stage
 from imgen.training.sample_metrics import SAMPLE_METRICS
 from imgen.training.sharding import check_batch_size
 from imgen.training.tokenizer_task import TokenizerTask
+from imgen.training.warm_start import check_warm_start
 
 STAGES = ("tokenizer", "generator")
 LOOP_KEYS = {f.name for f in dataclasses.fields(Stage)} - {
@@ -87,7 +90,10 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
 
 
 def generator_stage(settings, workdir: str | Path) -> Stage:
-    """Stage 2: a generator on the codes of stage 1, or of the run named in `init.tokenizer`."""
+    """Stage 2: a generator on the codes of stage 1, or of the run named in `init.tokenizer`.
+
+    It starts from the generator of the run named in `init.generator`, where there is one.
+    """
     loop, arguments = _split(settings.train.generator)
     tokenizer, _ = build_tokenizer(settings)
     source = open_source(settings, "eval")
@@ -112,10 +118,21 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
     task = _generator_task(
         settings, loop, arguments, trained and trained.module, trained and trained.params
     )
+    if start := settings.get("init", {}).get("generator"):
+        task.trained = _trained_parameters(start, task.generator)
     if measure:
         name = measure.pop("name")
         loop["evaluators"] = (functools.partial(SAMPLE_METRICS[name], task, **measure),)
     return _stage("generator", task, settings, loop)
+
+
+def _trained_parameters(run: str, generator) -> dict:
+    """Parameters by path of the generator in `run`, to start `generator` from."""
+    example = generator.example_codes(1), generator.conditioner.example(1)
+    shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), *example)["params"])
+    trained = paths.flatten(load_generator(run).params)
+    check_warm_start(shapes, trained, run)
+    return trained
 
 
 def evaluation_task(name: str, settings):

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if jax.process_index() != 0:
         logging.getLogger("imgen").setLevel(logging.WARNING)
     cli.use_compilation_cache()
-    _train(args.config, rest, cli.make_workdir(args.workdir))
+    workdir = cli.make_workdir(args.workdir)
+    train(_settle(args.config, rest, workdir), workdir)
 
 
 def _join(how: str) -> None:
@@ -61,8 +62,8 @@ def _join(how: str) -> None:
     jax.distributed.initialize(address, processes, index)
 
 
-def _train(path: str | None, overrides: Sequence[str], workdir: Path) -> None:
-    settings = _settle(path, overrides, workdir)
+def train(settings, workdir: Path) -> None:
+    """Trains every stage of a config that isn't finished in `workdir` yet, and reports."""
     mesh = make_mesh(**settings.get("mesh", {}))
     check(settings, mesh)
     _save_config(settings, workdir)

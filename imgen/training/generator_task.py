@@ -65,6 +65,7 @@ class GeneratorTask:
     ema_decay: 0 keeps no average; evaluation and samples use the average where there is one.
     microbatches: passes that a batch is cut into.
     guidance, filters, num_samples: of the pictures.
+    trained: parameters of another generator, by path, to start from (`training.warm_start`).
     """
 
     generator: Generator
@@ -79,6 +80,7 @@ class GeneratorTask:
     guidance: Guidance = Guidance()
     filters: Filters = Filters()
     num_samples: int = 64
+    trained: dict[str, np.ndarray] | None = None
 
     def __post_init__(self):
         self.optimizer = {"decay": DECAY, "frozen": FROZEN, **self.optimizer}

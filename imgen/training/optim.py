@@ -93,6 +93,18 @@ def _is_frozen(path: str, frozen: Sequence[str]) -> bool:
     return any(re.search(pattern, path) for pattern in frozen)
 
 
+def _skip_large(inner: optax.GradientTransformation, norm: float, after: int = 100):
+    """`inner`, not called where the gradient's norm is above `norm`, from the update number `after` on."""
+    guarded = optax.conditionally_mask(
+        inner, lambda step, size: (step < after) | (size <= norm), forward_extra_args=True
+    )
+
+    def update(updates, state, params=None):
+        return guarded.update(updates, state, params, size=optax.tree.norm(updates))
+
+    return optax.GradientTransformation(guarded.init, update)
+
+
 def make_optimizer(
     *,
     learning_rate: float,
@@ -104,6 +116,7 @@ def make_optimizer(
     decay: Sequence[tuple[str, float]] = ((".*", 1.0),),
     frozen: Sequence[str] = (),
     clip_norm: float | None = 1.0,
+    skip_norm: float | None = None,
     schedule: Mapping = {"name": "constant"},  # noqa: B006 (never written to)
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimiser and its learning rate as a function of the step, for the log.
@@ -113,6 +126,8 @@ def make_optimizer(
     frozen: regexes; a parameter that matches any is never changed (by no decay either) and has no
       moments. Its gradient does not count in the norm that is clipped.
     clip_norm: largest global norm of the trained parameters' gradient, None for no clipping.
+    skip_norm: after the first 100 steps, an update whose gradient has a larger norm is left out, moments
+      and schedule included (RandAR); None for all updates.
     schedule: `name` and the arguments of that schedule (see `make_schedule`).
     """
     if name not in SCALINGS:
@@ -126,6 +141,8 @@ def make_optimizer(
     if weight_decay:
         steps.append(_decay_weights(weight_decay, decay))
     optimizer = optax.chain(*steps, optax.scale_by_learning_rate(lr))
+    if skip_norm is not None:
+        optimizer = _skip_large(optimizer, skip_norm)
     if not frozen:
         return optimizer, lr
 

@@ -52,9 +52,12 @@ def thin(points: list, most: int = MOST_POINTS) -> list:
     return points[::-1][::stride][::-1]
 
 
-def chart(title: str, series: Sequence[Series], *, log: bool = False) -> str:
+def chart(title: str, series: Sequence[Series], *, log: bool = False, values: bool = True) -> str:
     """One chart of several series over the step. Values that are None or not finite are left out,
-    as are those not above zero when `log` asks for a logarithmic axis. "" if nothing is left."""
+    as are those not above zero when `log` asks for a logarithmic axis. "" if nothing is left.
+
+    values: whether the legend gives each series' last value.
+    """
 
     def usable(y):
         return y is not None and math.isfinite(y) and (y > 0 or not log)
@@ -112,7 +115,7 @@ def chart(title: str, series: Sequence[Series], *, log: bool = False) -> str:
         parts.append(line(points, f"line {colour}"))
         x, y = points[-1]
         parts.append(f'<circle class="dot {colour}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3"/>')
-        text = f"{name} {number(y)}"
+        text = f"{name} {number(y)}" if values else name
         parts.append(f'<text class="legend end {colour}" x="{legend}" y="18">{escape(text)}</text>')
         legend -= 7 * len(text) + 12
     return "".join([*parts, "</svg>"])

@@ -13,9 +13,11 @@ MOST_PICTURES = 4  # of one name, evenly over the training; the last one large
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #667; --paper: #fafafa; --card: #fff;
-  --rule: #e3e5e9; --s0: #2563eb; --s1: #e0672b; }
+  --rule: #e3e5e9; --s0: #2563eb; --s1: #e0672b; --s2: #2f9e5b; --s3: #a046c9; --s4: #b58a00;
+  --s5: #d6366b; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #9aa0aa; --paper: #14161a;
-  --card: #1d2026; --rule: #333842; --s0: #7aa7ff; --s1: #ff9d66; } }
+  --card: #1d2026; --rule: #333842; --s0: #7aa7ff; --s1: #ff9d66; --s2: #6fd49a;
+  --s3: #d39bf0; --s4: #e0bd45; --s5: #ff86ab; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; background: var(--paper);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
@@ -35,13 +37,14 @@ details { margin-bottom: 1rem; }
 .grid { stroke: var(--rule); } .axis { stroke: var(--soft); }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .raw { opacity: .25; stroke-width: 1; }
-.line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); }
-.dot.s0, .chart .legend.s0 { fill: var(--s0); } .dot.s1, .chart .legend.s1 { fill: var(--s1); }
 figure { margin: 0 0 1rem; padding: .75rem; width: fit-content; max-width: 100%; }
 figcaption { font-size: .9rem; margin-top: .4rem; }
 img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
 figure.large img { width: min(100%, 44rem); }
-"""
+""" + "".join(
+    f".line.s{i} {{ stroke: var(--s{i}); }} .dot.s{i}, .chart .legend.s{i} {{ fill: var(--s{i}); }}\n"
+    for i in range(6)
+)
 
 
 def summarize(rows: list[dict]) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ import jax
 
 from imgen.training.sharding import Rules, shardings
 from imgen.training.task import Batch, State, Task
+from imgen.training.warm_start import warm_start
 
 
 def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -27,7 +28,10 @@ def abstract_state(task: Task, batch: Batch, rules: Rules, mesh) -> State:
 
 
 def init_state(task: Task, seed: int, batch: Batch, abstract: State) -> State:
-    """A fresh state; no device ever holds more than its shards."""
+    """A fresh state; no device ever holds more than its shards.
+
+    A task's `trained` (arrays by path) replaces what would be drawn for those parameters.
+    """
     out = jax.tree.map(lambda x: x.sharding, abstract)
     frozen = _frozen(task)
     made = {key: out[key] for key in out if key not in frozen}
@@ -38,7 +42,9 @@ def init_state(task: Task, seed: int, batch: Batch, abstract: State) -> State:
     placed = jax.tree.map(
         lambda x, s: jax.device_put(x, s, may_alias=False), frozen, {k: out[k] for k in frozen}
     )
-    return init(run_keys(seed)[0], batch) | placed
+    state = init(run_keys(seed)[0], batch) | placed
+    trained = getattr(task, "trained", None)
+    return state if trained is None else warm_start(state, trained)
 
 
 def _frozen(task: Task) -> State:

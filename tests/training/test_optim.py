@@ -91,6 +91,28 @@ def test_schedules(schedule, expected):
         np.testing.assert_allclose(lr(step), rate, atol=2e-3)
 
 
+def test_updates_of_large_gradients_are_left_out_after_the_first_hundred():
+    optimizer, _ = make_optimizer(
+        learning_rate=1.0, total_steps=200, skip_norm=10.0, clip_norm=None, frozen=("frozen",)
+    )
+    params = {"w": jnp.zeros(2), "frozen": jnp.zeros(2)}
+    state = optimizer.init(params)
+    small, large = ({"w": jnp.full(2, x), "frozen": jnp.full(2, 99.0)} for x in (0.1, 20.0))
+    update = jax.jit(optimizer.update)
+    moved, _ = update(large, state, params)
+    assert moved["w"][0] < 0
+    for _ in range(100):
+        _, state = update(small, state, params)
+    moved, after = update(large, state, params)
+    np.testing.assert_array_equal(moved["w"], 0)
+    kept = [np.asarray(x) for x in jax.tree.leaves(state) if x.shape == (2,)]
+    for before, now in zip(
+        kept, [x for x in jax.tree.leaves(after) if x.shape == (2,)], strict=True
+    ):
+        np.testing.assert_array_equal(before, now)
+    assert update(small, after, params)[0]["w"][0] < 0
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(UserError, match="'adamv' is none of adamw, adam"):
         make_optimizer(name="adamv", learning_rate=1, total_steps=1)

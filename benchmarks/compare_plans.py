@@ -1,0 +1,206 @@
+"""Generation orders side by side: the same codes, equal parameters, equal steps.
+
+    python -m benchmarks.compare_plans --workdir RUN --out DIR [--steps 1000] [--plans raster,nar]
+
+RUN is a run with a trained tokenizer; its generator settings are the base of all. The codes of its data are
+stored once (DIR/codes), then each plan is trained on them (DIR/PLAN, a run like any other: started again, the
+command goes on where it stopped). Writes DIR/results.jsonl, DIR/table.md, DIR/compare.html and a sample grid
+DIR/PLAN.png for each.
+
+Parameters are made equal by the feed-forward width. Decoding is timed with the run's guidance, codes only,
+compiled beforehand: the median of repeated calls.
+"""
+
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from benchmarks.page import write_page, write_table
+from imgen import cli, config, encode, images, train
+from imgen.decoding import Filters, Guidance, decoding_params, generate
+from imgen.errors import UserError
+from imgen.runs import build_generator, build_tokenizer, load_generator
+from imgen.training.generator_task import sampler
+from imgen.training.metrics import read_metrics
+
+log = logging.getLogger("benchmarks")
+# What a plan changes in the generator's settings. NAR's second head is a block of its own.
+PLANS: dict[str, Callable[[dict], dict]] = {
+    "raster": lambda base: {},
+    "nar": lambda base: {"depth": base["depth"] - 1},
+    "par": lambda base: {"plan_options": {"groups": 4}},
+    "random": lambda base: {"decoding": {"steps": 16}},
+    "token_shuffle": lambda base: {"window": 2},
+    "masked": lambda base: {"plan_options": {"steps": 10}},
+}
+BATCHES = (1, 64)
+WITHIN = 0.01  # of the parameters of the first plan
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="benchmarks.compare_plans", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--workdir", required=True, metavar="RUN", help="a run with a trained tokenizer"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--plans", default=",".join(PLANS), help=f"of {', '.join(PLANS)}")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=64, help="pictures in a grid")
+    parser.add_argument("--seconds", type=float, default=3.0, help="to time each decoding for")
+    args = parser.parse_args(argv)
+    plans = args.plans.split(",")
+    for plan in plans:
+        if plan not in PLANS:
+            raise UserError(f"--plans {plan!r} is none of {', '.join(PLANS)}")
+    cli.use_compilation_cache()
+    out = cli.make_workdir(args.out)
+    run = config.read_config(args.workdir)
+    codes = store_codes(args.workdir, run, out / "codes")
+    target, rows = None, []
+    for plan in plans:
+        settings = plan_settings(run, args, codes, plan)
+        settings = with_parameters(settings, target)
+        target = target or parameters(settings)
+        train.train(settings, cli.make_workdir(out / plan))
+        rows.append({"plan": plan, **measure(out / plan, settings, args)})
+        images.save_png(out / f"{plan}.png", draw(out / plan, settings, args.samples))
+        log.info("%s", rows[-1])
+        (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(write_table(out / "table.md", rows))
+    write_page(out, rows, args.workdir)
+
+
+def store_codes(workdir: str, run: FrozenConfigDict, out: Path) -> Path:
+    """The codes of both splits, by imgen.encode, unless they are there."""
+    for split in (run.data.train.split, run.data.eval.split):
+        if not (out / split / "spec.json").exists():
+            encode.main(["--workdir", workdir, "--split", split, "--out", str(out)])
+    return out
+
+
+def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> FrozenConfigDict:
+    """The run's config, made to train `plan` on stored codes."""
+    settings = ConfigDict(run.to_dict()).unlock()
+    held_out = {"split": run.data.eval.split, "num_examples": run.data.eval.get("num_examples")}
+    settings.data = dict(
+        source=dict(name="latents", path=str(codes)),
+        train=dict(split=run.data.train.split),
+        eval=held_out,
+        image_size=run.data.image_size,
+    )
+    settings.init = dict(tokenizer=args.workdir)
+    stage = settings.train.generator
+    settings.train = dict(generator=stage)
+    every = max(args.steps // 4, 1)
+    stage.update(
+        steps=args.steps, batch_size=args.batch_size, eval_every=every, checkpoint_every=every,
+        visualize_every=0,
+    )  # fmt: skip
+    base = settings.generator
+    base.update(plan=plan, plan_options={})
+    base.update(PLANS[plan](base.to_dict()))
+    return FrozenConfigDict(settings)
+
+
+def parameters(settings: FrozenConfigDict) -> int:
+    """How many the generator of a config has."""
+    _, spec = build_tokenizer(settings)
+    generator = build_generator(settings, spec)
+    codes, cond = generator.example_codes(1), generator.conditioner.example(1)
+    shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), codes, cond)["params"])
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenConfigDict:
+    """The config with the feed-forward width that brings its parameters nearest to `target`."""
+
+    def width(hidden: int) -> FrozenConfigDict:
+        changed = ConfigDict(settings.to_dict()).unlock()
+        changed.generator.hidden = hidden
+        return FrozenConfigDict(changed)
+
+    if target is None:
+        return settings
+    at_8, at_10 = parameters(width(8)), parameters(width(10))
+    hidden = max(2, 8 + 2 * round((target - at_8) / (at_10 - at_8)))
+    found = width(hidden)
+    if abs(parameters(found) - target) > WITHIN * target:
+        raise UserError(
+            f"plan {settings.generator.plan} cannot have {target} parameters: at a feed-forward width of "
+            f"{hidden} it has {parameters(found)}"
+        )
+    return found
+
+
+def measure(workdir: Path, settings: FrozenConfigDict, args) -> dict:
+    rows = read_metrics(workdir / "metrics.jsonl")
+    last = {k: v for row in rows for k, v in row.items()}
+    run = load_generator(workdir)
+    plan = run.module.decoding_plan or run.module.plan
+    return {
+        "parameters": parameters(settings),
+        "steps": last["step"],
+        "nats_per_image": round(last["val/nats_per_image"], 2),
+        "is_bound": run.module.plan.masked,
+        "calls": plan.calls,
+        **{f"images_per_second_{n}": speed(run, settings, n, args.seconds) for n in BATCHES},
+        "train_images_per_second": round(
+            statistics.median(r["images_per_second"] for r in rows if "images_per_second" in r), 1
+        ),
+        "curve": [[r["step"], r["val/nats_per_image"]] for r in rows if "val/loss" in r],
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def speed(run, settings, batch: int, seconds: float) -> float:
+    """Images a second of decoding `batch` at a time."""
+    params = decoding_params(run.params, run.module.dtype)
+    cond = {"label": jnp.arange(batch) % run.module.conditioner.num_classes}
+    guidance, filters = choices(settings)
+
+    def once(number: int) -> None:
+        jax.block_until_ready(
+            generate(
+                run.module, params, cond, jax.random.key(number), guidance=guidance, filters=filters
+            )
+        )
+
+    once(0)
+    times, began = [], time.monotonic()
+    while len(times) < 5 or time.monotonic() - began < seconds:
+        start = time.monotonic()
+        once(len(times))
+        times.append(time.monotonic() - start)
+    return round(batch / statistics.median(times), 2)
+
+
+def choices(settings) -> tuple[Guidance, Filters]:
+    stage = settings.train.generator
+    return (
+        Guidance(**config.plain(stage.get("guidance", {}))),
+        Filters(**config.plain(stage.get("filters", {}))),
+    )
+
+
+def draw(workdir: Path, settings, num: int) -> np.ndarray:
+    """A grid of samples, classes in turn."""
+    run = load_generator(workdir)
+    ids = jnp.arange(num)
+    cond = {"label": ids % run.module.conditioner.num_classes}
+    draw_images = sampler(run.module, run.tokenizer, *choices(settings))
+    pixels = draw_images(run.params, run.tokenizer_params, cond, jax.random.key(0), ids)
+    return images.enlarge(images.grid(jax.device_get(pixels)))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,30 @@
+"""Latents without their tokenizer: codes that another program stored, known by their layout only."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgen.errors import UserError
+from imgen.latents import LatentSpec
+
+
+class StoredCodes(nn.Module):
+    """A tokenizer without parameters that can neither encode nor decode; generators train on its layout.
+
+    kind, grid, size: of `LatentSpec`. For videos the grid is (T, H, W).
+    """
+
+    kind: str
+    grid: tuple[int, ...]
+    size: int
+    dtype: jnp.dtype = jnp.float32
+
+    def spec(self, image_size: int) -> LatentSpec:
+        """The same for any image size."""
+        return LatentSpec(self.kind, self.grid, self.size)
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        raise UserError('tokenizer "codes" has no encoder: set data.source to stored latents')
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        raise UserError('tokenizer "codes" has no decoder: its codes cannot be shown as pictures')

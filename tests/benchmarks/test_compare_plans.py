@@ -1,0 +1,47 @@
+"""The comparison of orders: equal parameters, and the whole command on a tiny run."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import compare_plans
+from imgen import cli, config, train
+
+
+def test_every_plan_gets_as_many_parameters_as_the_first():
+    run = config.load_config("configs/quickstart.py")
+    args = SimpleNamespace(workdir="RUN", steps=100, batch_size=8)
+    counts = {}
+    for plan in compare_plans.PLANS:
+        settings = compare_plans.plan_settings(run, args, "codes", plan)
+        settings = compare_plans.with_parameters(settings, counts.get("raster"))
+        counts[plan] = compare_plans.parameters(settings)
+    assert len(counts) == 6
+    for count in counts.values():
+        assert count == pytest.approx(counts["raster"], rel=0.01)
+
+
+def test_the_command_trains_measures_and_resumes(tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "out"
+    argv = ["--config", "configs/quickstart.py:smoke", "--workdir", str(run)]
+    assert cli.run(lambda: train.main([*argv, "--config.train.generator.steps=1"])) == 0
+    argv = ["--workdir", str(run), "--out", str(out), "--plans", "raster,nar", "--steps", "4",
+            "--batch_size", "8", "--samples", "4", "--seconds", "0.01"]  # fmt: skip
+    assert cli.run(lambda: compare_plans.main(argv)) == 0
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(row["plan"], row["calls"], row["steps"]) for row in rows] == [
+        ("raster", 64, 4),
+        ("nar", 15, 4),
+    ]
+    for row in rows:
+        assert row["nats_per_image"] > 0 and row["images_per_second_1"] > 0
+        assert (out / f"{row['plan']}.png").exists()
+    assert "| nar |" in capsys.readouterr().out
+    page = (out / "compare.html").read_text()
+    assert page.count("<img") == 2 and "<svg" in page
+    before = (out / "raster" / "metrics.jsonl").read_text()
+    assert cli.run(lambda: compare_plans.main([*argv, "--plans", "raster"])) == 0
+    assert (out / "raster" / "metrics.jsonl").read_text() == before  # it was finished
+    assert cli.run(lambda: compare_plans.main([*argv, "--plans", "zigzag"])) == 2
+    assert "'zigzag' is none of raster, nar" in capsys.readouterr().err
