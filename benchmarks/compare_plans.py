@@ -116,8 +116,7 @@ def parameters(settings: FrozenConfigDict) -> int:
     """How many the generator of a config has."""
     _, spec = build_tokenizer(settings)
     generator = build_generator(settings, spec)
-    codes, cond = generator.example_codes(1), generator.conditioner.example(1)
-    shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), codes, cond)["params"])
+    shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
     return sum(x.size for x in jax.tree.leaves(shapes))
 
 

@@ -108,9 +108,7 @@ def load_generator(run: str | Path) -> TrainedGenerator:
     settings = config.read_config(run)
     tokenizer, spec = build_tokenizer(settings)
     generator = build_generator(settings, spec)
-    codes = generator.example_codes(1)
-    cond = generator.conditioner.example(1)
-    shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), codes, cond)["params"])
+    shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
     tokenizer_params = None
     with _open(run, "generator") as (checkpointer, step):
         params = _averaged_params(checkpointer, step, shapes)

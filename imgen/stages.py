@@ -128,8 +128,7 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
 
 def _trained_parameters(run: str, generator) -> dict:
     """Parameters by path of the generator in `run`, to start `generator` from."""
-    example = generator.example_codes(1), generator.conditioner.example(1)
-    shapes = jax.eval_shape(lambda: generator.init(jax.random.key(0), *example)["params"])
+    shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
     trained = paths.flatten(load_generator(run).params)
     check_warm_start(shapes, trained, run)
     return trained

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from imgen.conditioning import CONDITIONERS
 from imgen.construct import construct
 from imgen.errors import UserError
+from imgen.generators.bit_diffusion import BitDiffusion
 from imgen.generators.generator import Generator
 from imgen.generators.heads import HEADS, CategoricalHead, make_head
 from imgen.generators.lexinvariant import MAX_VOCABULARY
@@ -29,6 +30,8 @@ PLANS = {
     "masked": masked,
     "token_shuffle": raster,
 }
+# No plan, but the same choice: Instella's diffusion over all bits at once.
+BIT_DIFFUSION = "bit_diffusion"
 DECODING_PLANS = {"random": random_order_parallel}
 DEFAULT_HEADS = {"index": "categorical", "bits": "bernoulli"}
 
@@ -46,34 +49,31 @@ def make_generator(
     window: int | None = None,
     lexinvariant: float | None = None,
     **arguments,
-) -> Generator:
-    """A Generator over the latents of `spec`.
+) -> Generator | BitDiffusion:
+    """A model over the latents of `spec`.
 
-    plan: key of PLANS; plan_options: further arguments of that function.
+    plan: key of PLANS, or BIT_DIFFUSION; plan_options: further arguments of that function.
     decoding: arguments of the plan's function in DECODING_PLANS, which decodes in its place.
     head: key of HEADS, by default "categorical" for indices and "bernoulli" for bits; head_options: its
         further arguments.
     conditioning: {"name": key of CONDITIONERS, ...the conditioner's own arguments}.
     window, lexinvariant, width and the other arguments are those of `Generator`.
     """
+    if plan == BIT_DIFFUSION:
+        if plan_options or decoding or head or head_options or window or lexinvariant:
+            raise UserError(
+                f"plan {plan} has neither options nor a head or windows: leave them out"
+            )
+        return _bit_diffusion(spec, conditioning, width, arguments)
     if plan not in PLANS:
-        raise UserError(f"generator.plan {plan!r} is none of {', '.join(PLANS)}")
+        raise UserError(f"generator.plan {plan!r} is none of {', '.join((*PLANS, BIT_DIFFUSION))}")
     head = head or DEFAULT_HEADS.get(spec.kind, "categorical")
     coding = make_head(spec, head, **(head_options or {}))
     if window is None:
         window = 2 if plan == "token_shuffle" else 1
     if lexinvariant is not None:
         _check_lexinvariant(lexinvariant, coding, window)
-    conditioning = dict(conditioning)
-    name = conditioning.pop("name")
-    if name not in CONDITIONERS:
-        raise UserError(
-            f"generator.conditioning.name {name!r} is none of {', '.join(CONDITIONERS)}"
-        )
-    dtype = arguments.get("dtype", jnp.float32)
-    conditioner = construct(
-        CONDITIONERS[name], conditioning, "generator.conditioning", width=width, dtype=dtype
-    )
+    conditioner = _conditioner(conditioning, width, arguments)
     grid = coarse_grid(spec.grid, window)
     slots = dict(grid=grid, num_cond=conditioner.num_slots)
     if decoding is not None and plan not in DECODING_PLANS:
@@ -92,6 +92,32 @@ def make_generator(
         lexinvariant=lexinvariant,
         **arguments,
     )
+
+
+def _conditioner(conditioning: dict, width: int, arguments: dict):
+    conditioning = dict(conditioning)
+    name = conditioning.pop("name")
+    if name not in CONDITIONERS:
+        raise UserError(
+            f"generator.conditioning.name {name!r} is none of {', '.join(CONDITIONERS)}"
+        )
+    dtype = arguments.get("dtype", jnp.float32)
+    return construct(
+        CONDITIONERS[name], conditioning, "generator.conditioning", width=width, dtype=dtype
+    )
+
+
+def _bit_diffusion(spec: LatentSpec, conditioning: dict, width: int, arguments: dict):
+    conditioner = _conditioner(conditioning, width, arguments)
+    if spec.kind != "bits" or not conditioner.context_slots:
+        raise UserError(
+            f"plan {BIT_DIFFUSION} needs bits and a text for every layer (conditioning layer_text), "
+            f"not {spec.kind} and {conditioning['name']}"
+        )
+    return construct(
+        BitDiffusion, arguments, "generator",
+        grid=spec.grid, bits=spec.size, conditioner=conditioner, width=width,
+    )  # fmt: skip
 
 
 def _check_lexinvariant(share: float, coding, window: int) -> None:

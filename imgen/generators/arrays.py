@@ -25,3 +25,11 @@ def take(hidden: jax.Array, slots: np.ndarray) -> jax.Array:
     if (np.diff(slots) == 1).all():
         return hidden[:, slots[0] : slots[0] + len(slots)]
     return hidden[:, slots]
+
+
+def content_keys(codes: jax.Array) -> jax.Array:
+    """A key for each sample that depends on its codes only: for what evaluation draws. [B]"""
+    flat = codes.reshape(len(codes), -1).astype(jnp.uint32)
+    places = jnp.arange(1, flat.shape[1] + 1, dtype=jnp.uint32)
+    mixed = jnp.sum((flat + 1) * places * jnp.uint32(2654435761), axis=1)  # Knuth's multiplier
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(mixed)

@@ -5,12 +5,16 @@ Shapes: B batch, P positions, D width, b bits a position. t in (0, 1): 0 is clea
 (Instella-T2I, `models/diff_model.py`.)
 """
 
+import math
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from imgen import bits
+from imgen.generators.arrays import content_keys
 from imgen.generators.heads import BitEmbedding
 from imgen.generators.transformer import Transformer, modulate, modulation
 from imgen.nn.attention import Places
@@ -18,12 +22,12 @@ from imgen.nn.mlp import Init, kernel_init
 
 
 class BitDiffusion(nn.Module):
-    """positions, bits: of the codes.   conditioner: with a context (`conditioning.LayerText`).
+    """grid, bits: of the latents.   conditioner: with a context (`conditioning.LayerText`).
 
     Starts as published: Xavier-uniform kernels and zero biases, so no gate is closed at first.
     """
 
-    positions: int
+    grid: tuple[int, ...]
     bits: int
     conditioner: nn.Module
     width: int
@@ -34,6 +38,57 @@ class BitDiffusion(nn.Module):
     init_std: Init = "xavier"
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+
+    has_likelihood: ClassVar[bool] = False
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.grid)
+
+    @property
+    def terms(self) -> int:
+        """Variables of a position."""
+        return self.bits
+
+    @property
+    def variables(self) -> int:
+        """Variables of an image."""
+        return self.positions * self.bits
+
+    @nn.nowrap
+    def init_params(self, rng: jax.Array) -> dict:
+        """Fresh parameters."""
+        noisy = jnp.zeros((1, self.positions, self.bits), jnp.int32)
+        return self.init(rng, noisy, jnp.zeros(1), self.conditioner.example(1))["params"]
+
+    @nn.nowrap
+    def to_codes(self, latents: jax.Array) -> jax.Array:
+        """Latents [B, *grid, b] -> codes [B, P, b]."""
+        return latents.reshape(len(latents), self.positions, self.bits)
+
+    @nn.nowrap
+    def to_latents(self, codes: jax.Array) -> jax.Array:
+        """Codes [B, P, b] -> latents [B, *grid, b]."""
+        return codes.reshape(len(codes), *self.grid, self.bits)
+
+    def training_nll(
+        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, float]:
+        """-log p of each position's clean bits given noisy ones at a random time, in nats, and the weights of
+        its mean, both [B, P]; no z-loss. `key` draws times and noise."""
+        return self._denoising(codes, cond, null, jax.random.split(key, len(codes)))
+
+    def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
+        """The training loss of an image as a sum, [B], with times and noise that only its codes decide. It is
+        no likelihood of the image."""
+        return self._denoising(codes, cond, None, content_keys(codes))[0].sum(axis=1)
+
+    def _denoising(self, codes, cond, null, keys):
+        time, noise = jax.vmap(lambda key: jax.random.split(key))(keys).T
+        time = jax.vmap(training_time)(time)
+        noisy = jax.vmap(corrupt)(noise, codes, time)
+        nll = denoising_nll(self(noisy, time, cond, null), noisy, codes).sum(axis=-1)
+        return nll, jnp.ones(nll.shape), 0.0
 
     @nn.compact
     def __call__(
@@ -83,14 +138,13 @@ def noisy_probability(clean: jax.Array, time: jax.Array) -> jax.Array:
 
 
 def corrupt(rng: jax.Array, clean: jax.Array, time: jax.Array) -> jax.Array:
-    """Draws the noisy bits of clean ones [B, P, b] at times [B]."""
-    probability = noisy_probability(clean, time[:, None, None])
-    return jax.random.bernoulli(rng, probability).astype(jnp.int32)
+    """Draws the noisy bits of clean ones [P, b] at a time."""
+    return jax.random.bernoulli(rng, noisy_probability(clean, time)).astype(jnp.int32)
 
 
-def training_times(rng: jax.Array, batch: int) -> jax.Array:
-    """Logistic-normal times [B]."""
-    return jax.nn.sigmoid(jax.random.normal(rng, (batch,)))
+def training_time(rng: jax.Array) -> jax.Array:
+    """A logistic-normal time."""
+    return jax.nn.sigmoid(jax.random.normal(rng))
 
 
 def denoising_nll(flip_logits: jax.Array, noisy: jax.Array, clean: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ Shapes: B batch, P positions, S slots, T condition slots, C context rows, D widt
 the shape `unit_shape` (`...`): () for an index, the head's `code_shape`, behind m codes for a window.
 """
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,9 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.generators import lexinvariant, windows
-from imgen.generators.arrays import join_valid, permute, take
+from imgen.generators.arrays import content_keys, join_valid, permute, take
 from imgen.generators.heads import Head
+from imgen.generators.masking import likelihood_mask, training_mask
 from imgen.generators.plan import Kind, Plan
 from imgen.generators.transformer import Transformer
 from imgen.nn.attention import Places
@@ -71,6 +72,8 @@ class Generator(nn.Module):
     init_std: Init = 0.02
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+
+    has_likelihood: ClassVar[bool] = True
 
     def setup(self):
         if self.width % self.heads:
@@ -181,6 +184,36 @@ class Generator(nn.Module):
         )
         return permute(logits, jnp.argsort(order, axis=1)) if plan.by_sample else logits
 
+    def training_nll(
+        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Each position's nll in nats, its weight in the mean that is minimised, both [B, P], and the mean
+        square of the log-normalisers. Orders, code vectors and masks are drawn from `key`."""
+        keys = jax.random.split(key, len(codes)) if self.needs_keys else None
+        masked = training_mask(keys, self.plan) if self.plan.masked else None
+        logits = self(codes, cond, null, keys=keys, masked=masked)
+        nll = self.nll(logits, codes)
+        weight = jnp.ones(nll.shape) if masked is None else masked.astype(jnp.float32)
+        return nll, weight, jnp.mean(self.coding.log_normalizer(logits) ** 2)
+
+    def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
+        """-log p(codes | cond) in nats, [B]; the same for the same codes, whatever the order.
+
+        Of plans by sample, in a random order; of masked plans, an estimate of a bound (`likelihood_mask`).
+        """
+        keys, masked, weight = None, None, 1.0
+        if self.plan.by_sample or self.plan.masked:
+            keys = content_keys(codes)
+        if self.plan.masked:
+            masked, weight = likelihood_mask(keys, self.plan.positions)
+        nll = self.nll(self(codes, cond, keys=keys, masked=masked), codes)
+        return weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
+
+    @property
+    def variables(self) -> int:
+        """Predicted variables of an image: codes, sub-codes or bits. Published losses are means over them."""
+        return self.plan.positions * self.terms
+
     @property
     def needs_keys(self) -> bool:
         """Whether training draws something for each sequence: an order, code vectors, what is hidden."""
@@ -193,9 +226,9 @@ class Generator(nn.Module):
         return nll.sum(axis=2) if self.window > 1 else nll
 
     @nn.nowrap
-    def log_normalizer_squared(self, logits: jax.Array) -> jax.Array:
-        """mean(log sum exp(logits)^2) over all variables: a z-loss keeps it small."""
-        return jnp.mean(self.coding.log_normalizer(logits) ** 2)
+    def init_params(self, rng: jax.Array) -> dict:
+        """Fresh parameters."""
+        return self.init(rng, self.example_codes(1), self.conditioner.example(1))["params"]
 
     @nn.nowrap
     def example_codes(self, batch: int) -> jax.Array:

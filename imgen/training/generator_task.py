@@ -13,9 +13,8 @@ import optax
 
 from imgen import images
 from imgen.construct import construct
-from imgen.decoding import Filters, Guidance, decoding_params, generate
+from imgen.decoding import Filters, Guidance, draw_latents
 from imgen.generators import Generator
-from imgen.generators.masking import likelihood_mask, training_mask
 from imgen.nn.constrain import constrain
 from imgen.training import optim
 from imgen.training.gradients import accumulate
@@ -34,7 +33,7 @@ SHARDING_RULES = [
     (r"^params/tokens/embedding$", ("tensor", "fsdp")),  # [V, D], or [t, 2^c, D]
     (r"^params/tokens/proj/kernel$", ("fsdp", None)),  # [bits, D] or [t, D, D]
     (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V], or [D, t, 2^c]
-    (r"^params/.*(compress|expand|context)/kernel$", ("fsdp", None)),
+    (r"^params/.*(compress|expand|context|modulation|time_\d|output)/kernel$", ("fsdp", None)),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
     (
         r"^params/.*(scale|bias|special|query|mask|start|positions|position_table|null_features)$",
@@ -45,9 +44,8 @@ SHARDING_RULES = [
 
 
 def mean_nll(nll: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean over the codes that count: sum(nll w) / max(sum w, 1). nll [B, P], weight [B] or [B, P]."""
-    weight = weight.astype(jnp.float32).reshape(len(nll), -1)
-    weight = jnp.broadcast_to(weight, nll.shape)
+    """Mean over the codes that count: sum(nll w) / max(sum w, 1). nll, weight [B, P]."""
+    weight = weight.astype(jnp.float32)
     return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
@@ -92,7 +90,7 @@ class GeneratorTask:
     @property
     def variables(self) -> int:
         """Predicted variables of an image: codes, sub-codes or bits. Losses are means over them."""
-        return self.generator.plan.positions * self.generator.terms
+        return self.generator.variables
 
     @property
     def frozen_items(self) -> State:
@@ -103,9 +101,7 @@ class GeneratorTask:
         return optim.describe(params, **self.optimizer)
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
-        batch = jax.tree.map(lambda x: x[:1], batch)
-        codes = self.generator.example_codes(1)
-        params = self.generator.init(rng, codes, self._condition(batch))["params"]
+        params = self.generator.init_params(rng)
         state = {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
@@ -120,26 +116,19 @@ class GeneratorTask:
             drop_key, dropout_key = jax.random.split(rng)
             codes = self._codes(state, batch)
             null = jax.random.bernoulli(drop_key, self.condition_dropout, codes.shape[:1])
-            weight = batch.get("valid", jnp.ones(len(codes)))
-            keys = masked = None
-            if self.generator.needs_keys:
-                keys = jax.random.split(jax.random.fold_in(rng, 2), len(codes))
-            if self.generator.plan.masked:
-                masked = training_mask(keys, self.generator.plan)
-                weight = weight[:, None] * masked
-            logits = self.generator.apply(
+            nll, weight, log_normalizer = self.generator.apply(
                 {"params": params},
                 codes,
                 self._condition(batch),
                 null,
-                keys=keys,
-                masked=masked,
+                jax.random.fold_in(rng, 2),
                 rngs={"dropout": dropout_key},
+                method="training_nll",
             )
-            nll = mean_nll(self.generator.nll(logits, codes), weight) / self.generator.terms
-            if not self.z_loss:
-                return nll, {"nll": nll}
-            return nll + self.z_loss * self.generator.log_normalizer_squared(logits), {"nll": nll}
+            valid = batch.get("valid", jnp.ones(len(codes)))
+            nll = mean_nll(nll, weight * valid[:, None]) / self.generator.terms
+            loss = nll + self.z_loss * log_normalizer if self.z_loss else nll
+            return loss, {"nll": nll}
 
         loss, means, gradient = accumulate(loss_fn, state["params"], batch, rng, self.microbatches)
         updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
@@ -151,31 +140,27 @@ class GeneratorTask:
         }
         if self.ema_decay:
             new["ema"] = optim.ema_update(state["ema"], new["params"], self.ema_decay)
-        metrics = {
-            "loss": loss,
-            "nats_per_image": means["nll"] * self.variables,
+        metrics = {"loss": loss}
+        if self.generator.has_likelihood:
+            metrics["nats_per_image"] = means["nll"] * self.variables
+        metrics |= {
             "grad_norm": optax.tree.norm(gradient),
             "learning_rate": self._learning_rate(state["step"]),
         }
         return new, metrics
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        """Sums over the images that count; of a masked plan, an estimate of a bound (`likelihood_mask`)."""
-        codes, plan = self._codes(state, batch), self.generator.plan
-        keys = content_keys(codes) if plan.by_sample or plan.masked else None
-        masked, weight = None, 1.0
-        if plan.masked:
-            masked, weight = likelihood_mask(keys, plan.positions)
-        logits = self.generator.apply(
-            {"params": averaged(state)}, codes, self._condition(batch), keys=keys, masked=masked
+        """Sums over the images that count."""
+        codes = self._codes(state, batch)
+        nll = self.generator.apply(
+            {"params": averaged(state)}, codes, self._condition(batch), method="evaluation_nll"
         )
-        nll = self.generator.nll(logits, codes)
-        nll = weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
         return {"nll": jnp.sum(nll * batch["mask"]), "images": jnp.sum(batch["mask"])}
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         per_image = float(sums["nll"] / max(sums["images"], 1))
-        return {"loss": per_image / self.variables, "nats_per_image": per_image}
+        loss = {"loss": per_image / self.variables}
+        return {**loss, "nats_per_image": per_image} if self.generator.has_likelihood else loss
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
         """Samples for the conditions of a batch; for classes, each in turn."""
@@ -213,14 +198,6 @@ def averaged(state: State):
     return state.get("ema", state["params"])
 
 
-def content_keys(codes: jax.Array) -> jax.Array:
-    """A key for each sample that depends on its codes only: the order to evaluate it in. [B]"""
-    flat = codes.reshape(len(codes), -1).astype(jnp.uint32)
-    places = jnp.arange(1, flat.shape[1] + 1, dtype=jnp.uint32)
-    mixed = jnp.sum((flat + 1) * places * jnp.uint32(2654435761), axis=1)  # Knuth's multiplier
-    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(mixed)
-
-
 def cond_leaf(cond: dict) -> jax.Array:
     """Any array of a condition: its leading axis is the batch."""
     return next(iter(cond.values()))
@@ -233,14 +210,8 @@ def sampler(
 
     @jax.jit
     def draw(params, tokenizer_params, cond, rng, sample_ids):
-        codes = generate(
-            generator,
-            decoding_params(params, generator.dtype),
-            cond,
-            rng,
-            sample_ids=sample_ids,
-            guidance=guidance,
-            filters=filters,
+        codes = draw_latents(
+            generator, params, cond, rng, sample_ids, guidance=guidance, filters=filters
         )
         pixels = tokenizer.apply({"params": tokenizer_params}, codes, method="decode")
         # On every device: what is drawn is looked at on the host.

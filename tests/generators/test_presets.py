@@ -27,8 +27,7 @@ def build(spec, plan, preset, conditioning=CLASS, options=None, **more):
 
 
 def shapes(generator):
-    example = generator.example_codes(1), generator.conditioner.example(1)
-    return jax.eval_shape(lambda: generator.init(jax.random.key(0), *example))["params"]
+    return jax.eval_shape(generator.init_params, jax.random.key(0))
 
 
 def count(params) -> int:
@@ -72,13 +71,9 @@ def test_published_sizes(generator, millions):
 def test_instella_diffusion_has_its_published_size():
     conditioner = LayerText(2048)
     model = BitDiffusion(
-        positions=128, bits=64, conditioner=conditioner, width=2048, depth=16, heads=16, hidden=8192
+        grid=(128,), bits=64, conditioner=conditioner, width=2048, depth=16, heads=16, hidden=8192
     )
-    noisy, time = jax.numpy.zeros((1, 128, 64)), jax.numpy.zeros(1)
-    params = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), noisy, time, conditioner.example(1))
-    )
-    assert count(params) / 1e6 == pytest.approx(1292.5, rel=0.01)
+    assert count(shapes(model)) / 1e6 == pytest.approx(1292.5, rel=0.01)
 
 
 def test_token_shuffle_is_the_published_llama_and_its_windows():

@@ -62,7 +62,7 @@ def diffusion(golden: Golden) -> None:
     noisy, clean, t = (jnp.asarray(golden.input(name)) for name in ("xt", "x0", "t"))
     cond = condition(golden)
     model = BitDiffusion(
-        positions=config["num_img_tkns"],
+        grid=(config["num_img_tkns"],),
         bits=config["in_channels"],
         conditioner=LayerText(
             width,

@@ -1,0 +1,48 @@
+"""Drawing latents from any model of them."""
+
+import jax
+
+from imgen.decoding import bit_diffusion
+from imgen.decoding.filters import Filters
+from imgen.decoding.generate import decoding_params, generate
+from imgen.decoding.guidance import Guidance
+from imgen.errors import UserError
+from imgen.generators.bit_diffusion import BitDiffusion
+from imgen.generators.generator import Generator
+
+
+def draw_latents(
+    model: Generator | BitDiffusion,
+    params: dict,
+    cond: dict,
+    rng: jax.Array,
+    sample_ids: jax.Array,
+    *,
+    guidance: Guidance = Guidance(),
+    filters: Filters = Filters(),
+) -> jax.Array:
+    """Latents [B, *grid, ...] for training parameters; what `model` is decides how they are drawn.
+
+    sample_ids [B]: number of each image in the whole job.
+    """
+    if not isinstance(model, BitDiffusion):
+        params = decoding_params(params, model.dtype)
+        return generate(
+            model, params, cond, rng, sample_ids=sample_ids, guidance=guidance, filters=filters
+        )
+    if guidance.schedule != "constant" or guidance.interval >= 0:
+        raise UserError("bit diffusion is guided at every step alike: guidance has a scale only")
+    if filters.top_k or filters.top_p < 1:
+        raise UserError(
+            "top_k and top_p choose among codes and bits have none: use temperature only"
+        )
+    codes = bit_diffusion.sample(
+        model,
+        params,
+        cond,
+        rng,
+        sample_ids,
+        scale=guidance.scale,
+        temperature=filters.temperature,
+    )
+    return model.to_latents(codes)
