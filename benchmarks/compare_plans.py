@@ -2,7 +2,8 @@
 
     python -m benchmarks.compare_plans --workdir RUN --out DIR [--steps 1000] [--plans raster,nar]
 
-RUN is a run with a trained tokenizer; its generator settings are the base of all. The codes of its data are
+RUN is a run with a trained tokenizer; its generator settings, with changes such as
+--config.generator.width=128, are the base of all. The codes of its data are
 stored once (DIR/codes), then each plan is trained on them (DIR/PLAN, a run like any other: started again, the
 command goes on where it stopped). Writes DIR/results.jsonl, DIR/table.md, DIR/compare.html and a sample grid
 DIR/PLAN.png for each.
@@ -57,14 +58,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--samples", type=int, default=64, help="pictures in a grid")
     parser.add_argument("--seconds", type=float, default=3.0, help="to time each decoding for")
-    args = parser.parse_args(argv)
+    args, overrides = parser.parse_known_args(argv)
     plans = args.plans.split(",")
     for plan in plans:
         if plan not in PLANS:
             raise UserError(f"--plans {plan!r} is none of {', '.join(PLANS)}")
     cli.use_compilation_cache()
     out = cli.make_workdir(args.out)
-    run = config.read_config(args.workdir)
+    run = config.override(config.read_config(args.workdir), overrides)
     codes = store_codes(args.workdir, run, out / "codes")
     target, rows = None, []
     for plan in plans:
