@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if plan not in PLANS:
             raise UserError(f"--plans {plan!r} is none of {', '.join(PLANS)}")
     cli.use_compilation_cache()
-    out = cli.make_workdir(args.out)
+    out = cli.make_workdir(args.out, "--out")
     run = config.override(config.read_config(args.workdir), overrides)
     codes = store_codes(args.workdir, run, out / "codes")
     target, rows = None, []

@@ -50,6 +50,11 @@ def run(main: Callable[[], None], log_to: TextIO | None = None) -> int:
 
 def _end(message: str, status: int) -> int:
     print(" ".join(message.split()), file=sys.stderr)
+    if jax.distributed.is_initialized() and status in (2, 3):
+        # The other processes wait in a collective; a tidy exit would wait for them in turn.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status
 
 
@@ -72,14 +77,14 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def make_workdir(path: str | Path) -> Path:
-    """Makes the folder of a run. Raises UserError if it can't be made or written to."""
+def make_workdir(path: str | Path, flag: str = "--workdir") -> Path:
+    """Makes the folder that the user named by `flag`. Raises UserError if it can't be written to."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise UserError(
-            f"cannot write to workdir {path} ({error.strerror}); choose another --workdir"
+            f"cannot write to folder {path} ({error.strerror}); choose another {flag}"
         ) from error
     return path

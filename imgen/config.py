@@ -15,11 +15,11 @@ from imgen.errors import UserError
 
 OVERRIDE = "--config."
 # A run is one model on one stream of data: on resume these may not change ...
-FIXED = ("tokenizer", "generator", "data", "seed", "batch_size")
+FIXED = ("tokenizer", "generator", "data", "seed")
+# ... but where and how fast the data is read may, and what only trades memory for time.
+FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples", "remat")
 # Groups whose keys depend on another choice: new ones may be set.
 OPEN = ("plan_options",)
-# ... but where and how fast the data is read may.
-FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples")
 
 
 def load_config(path_with_arg: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
@@ -97,7 +97,7 @@ def check_resume(old: FrozenConfigDict, new: FrozenConfigDict, workdir: str | Pa
         if was == now:
             continue
         parts = key.split(".")
-        if (parts[0] in FIXED or parts[-1] in FIXED) and parts[-1] not in FREE:
+        if (parts[0] in FIXED or parts[-1] == "batch_size") and parts[-1] not in FREE:
             raise UserError(
                 f"{workdir} was trained with {key}={was!r}, the config now says {now!r}; "
                 "use another --workdir, or the old value"

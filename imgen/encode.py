@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--num_workers", type=int, help="processes that read and crop (default: the run's)"
     )
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        parser.error("--batch_size must be at least 1")
+    if args.batch_size < 1 or args.crop_range < 1:
+        parser.error("--batch_size and --crop_range must be at least 1")
     cli.use_compilation_cache()
 
-    out = cli.make_workdir(args.out) / args.split
+    out = cli.make_workdir(args.out, "--out") / args.split
     run = load_tokenizer(args.workdir)
     settings = config.read_config(args.workdir)
     size = args.image_size or settings.data.image_size

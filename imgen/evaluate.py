@@ -34,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num", type=int, help="held-out images (default: all)")
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(argv)
+    if args.batch_size < 1 or (args.num is not None and args.num < 1):
+        parser.error("--num and --batch_size must be at least 1")
     settings = config.read_config(args.workdir)
-    there = METRICS if "generator" in settings.train else METRICS[:1]
+    stages = {"reconstruction": "tokenizer", "likelihood": "generator", "baselines": "generator"}
+    there = [metric for metric in METRICS if stages[metric] in settings.train]
     metrics = args.metrics.split(",") if args.metrics else there
     for metric in metrics:
         if metric not in there:

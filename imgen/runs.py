@@ -82,14 +82,54 @@ def fingerprint(params) -> str:
 
 
 def load_tokenizer(run: str | Path) -> TrainedTokenizer:
-    """The tokenizer that a run trained, or that its config names. Raises UserError if there is none."""
+    """The tokenizer that a run trained, that its generator carries or that its config names.
+
+    Raises UserError if there is none.
+    """
     settings = config.read_config(run)
-    if "tokenizer" not in settings.train and settings.get("init", {}).get("tokenizer"):
-        return load_tokenizer(settings.init.tokenizer)
+    if "tokenizer" not in settings.train:
+        carried = checkpoint_dir(run, "generator").is_dir() and load_carried_tokenizer(run)
+        if carried:
+            return carried
+        if source := settings.get("init", {}).get("tokenizer"):
+            return load_tokenizer(source)
     tokenizer, spec = build_tokenizer(settings)
     with _open(run, "tokenizer") as (checkpointer, step):
         params = _averaged_params(checkpointer, step, _tokenizer_shapes(tokenizer, settings))
     return TrainedTokenizer(tokenizer, params, spec, step)
+
+
+def load_carried_tokenizer(run: str | Path) -> TrainedTokenizer | None:
+    """The tokenizer that the newest readable checkpoint of a run's generator carries, if there is one."""
+    settings = config.read_config(run)
+    tokenizer, spec = build_tokenizer(settings)
+    with Checkpointer(checkpoint_dir(run, "generator"), read_only=True) as checkpointer:
+        step = checkpointer.latest_step()
+        if step is None or not checkpointer.has_item("tokenizer", step):
+            return None
+        shapes = {"tokenizer": _tokenizer_shapes(tokenizer, settings)}
+        params = checkpointer.restore_items(shapes, step)["tokenizer"]
+    return TrainedTokenizer(tokenizer, params, spec, step)
+
+
+def saved_shapes(run: str | Path, stage: str, expected: nn.Module | None = None):
+    """Shapes of the parameters in the newest readable checkpoint of a run's stage; nothing is loaded.
+
+    Raises UserError if there is none, or if the run's tokenizer is not the `expected` one.
+    """
+    settings = config.read_config(run)
+    tokenizer, spec = build_tokenizer(settings)
+    if expected is not None and tokenizer != expected:
+        raise UserError(
+            f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
+        )
+    source = settings.get("init", {}).get("tokenizer")
+    if stage == "tokenizer" and stage not in settings.train and source:
+        return saved_shapes(source, stage)
+    with _open(run, stage):
+        if stage == "tokenizer":
+            return _tokenizer_shapes(tokenizer, settings)
+        return jax.eval_shape(build_generator(settings, spec).init_params, jax.random.key(0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.num < 1 or args.batch_size < 1:
         parser.error("--num and --batch_size must be at least 1")
     cli.use_compilation_cache()
-    out = cli.make_workdir(args.out)
+    out = cli.make_workdir(args.out, "--out")
 
     run = load_generator(args.workdir)
     if run.tokenizer_params is None:

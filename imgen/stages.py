@@ -6,12 +6,10 @@ doesn't mention under `train` isn't run.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from imgen import paths
 from imgen.config import plain
@@ -25,17 +23,16 @@ from imgen.runs import (
     build_generator,
     build_tokenizer,
     fingerprint,
+    load_carried_tokenizer,
     load_generator,
     load_tokenizer,
 )
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import DISCRIMINATORS
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.loop import Stage
+from imgen.training.loop import Stage, checkpoint_dir
 from imgen.training.sample_metrics import SAMPLE_METRICS
-from imgen.training.sharding import check_batch_size
 from imgen.training.tokenizer_task import TokenizerTask
-from imgen.training.warm_start import check_warm_start
 
 STAGES = ("tokenizer", "generator")
 LOOP_KEYS = {f.name for f in dataclasses.fields(Stage)} - {
@@ -43,44 +40,18 @@ LOOP_KEYS = {f.name for f in dataclasses.fields(Stage)} - {
     "task",
     "make_train",
     "make_eval",
+    "make_pictures",
+    "evaluators",
 }
 
 
-def build_stages(settings, workdir: str | Path, mesh) -> Iterator[Stage]:
+def build_stages(settings, workdir: str | Path) -> Iterator[Stage]:
     """The stages in order; each is built when the one before has been trained."""
     for name in STAGES:
         if name in settings.train:
             yield {"tokenizer": tokenizer_stage, "generator": generator_stage}[name](
                 settings, workdir
             )
-
-
-def check(settings, mesh) -> None:
-    """Builds every stage's task and traces its initialisation: what is wrong with the last stage's settings
-    should not come out after hours of the first."""
-    unknown = set(settings.train) - set(STAGES)
-    if unknown:
-        raise UserError(f"config.train.{unknown.pop()}: the stages are {', '.join(STAGES)}")
-    size = settings.data.image_size
-    for name in settings.train:
-        task = evaluation_task(name, settings)
-        check_batch_size(settings.train[name].batch_size, mesh)
-        if settings.train[name].batch_size % task.microbatches:
-            raise UserError(
-                f"train.{name}.batch_size {settings.train[name].batch_size} is not a multiple of its "
-                f"{task.microbatches} microbatches"
-            )
-        batch = {"image": jnp.zeros((1, size, size, 3), jnp.uint8)}
-        if name == "generator":
-            batch = task.generator.conditioner.example(1)
-            _check_data(settings, task.generator)
-            measure = settings.train.generator.get("sample_metrics")
-            if measure and measure.name not in SAMPLE_METRICS:
-                raise UserError(
-                    f"train.generator.sample_metrics.name {measure.name!r} is none of "
-                    f"{', '.join(SAMPLE_METRICS)}"
-                )
-        jax.eval_shape(task.init, jax.random.key(0), batch)
 
 
 def tokenizer_stage(settings, workdir: str | Path) -> Stage:
@@ -92,46 +63,61 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
 def generator_stage(settings, workdir: str | Path) -> Stage:
     """Stage 2: a generator on the codes of stage 1, or of the run named in `init.tokenizer`.
 
-    It starts from the generator of the run named in `init.generator`, where there is one.
+    It starts from the generator of the run named in `init.generator`, where there is one. A stage that
+    has a checkpoint needs neither run any more.
     """
     loop, arguments = _split(settings.train.generator)
     tokenizer, _ = build_tokenizer(settings)
     source = open_source(settings, "eval")
-    trained = None
-    run = settings.get("init", {}).get("tokenizer") or ("tokenizer" in settings.train and workdir)
-    if run:
+    init = settings.get("init", {})
+    resumes = has_checkpoint(workdir, "generator")
+    trained = load_carried_tokenizer(workdir) if resumes else None
+    run = init.get("tokenizer") or ("tokenizer" in settings.train and workdir)
+    if run and trained is None:
         trained = load_tokenizer(run)
-        if trained.module != tokenizer:
-            raise UserError(
-                f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
-            )
-        if getattr(source, "tokenizer_hash", None) not in (None, fingerprint(trained.params)):
-            raise UserError(
-                f"the codes in {source.name} are not of the tokenizer in {run}: encode them again"
-            )
-    elif settings.data.source.name != "latents":
+    if trained is None and settings.data.source.name != "latents":
         raise UserError(
             "the generator needs codes: set init.tokenizer to a trained tokenizer's run, or data.source "
             "to latents that imgen.encode wrote"
         )
-    measure = arguments.pop("sample_metrics", None)
+    if trained and trained.module != tokenizer:
+        raise UserError(
+            f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
+        )
+    if trained and getattr(source, "tokenizer_hash", None) not in (
+        None,
+        fingerprint(trained.params),
+    ):
+        raise UserError(
+            f"the codes in {source.name} are not of the tokenizer in {run}: encode them again"
+        )
+    arguments.pop("sample_metrics", None)
     task = _generator_task(
         settings, loop, arguments, trained and trained.module, trained and trained.params
     )
-    if start := settings.get("init", {}).get("generator"):
-        task.trained = _trained_parameters(start, task.generator)
-    if measure:
-        name = measure.pop("name")
-        loop["evaluators"] = (functools.partial(SAMPLE_METRICS[name], task, **measure),)
+    if init.get("generator") and not resumes:
+        # Host arrays: no device should hold a copy beside its shards.
+        task.trained = paths.flatten(jax.device_get(load_generator(init.generator).params))
+    if measure := evaluator(settings, task):
+        loop["evaluators"] = (measure,)
     return _stage("generator", task, settings, loop)
 
 
-def _trained_parameters(run: str, generator) -> dict:
-    """Parameters by path of the generator in `run`, to start `generator` from."""
-    shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
-    trained = paths.flatten(load_generator(run).params)
-    check_warm_start(shapes, trained, run)
-    return trained
+def has_checkpoint(workdir: str | Path, stage: str) -> bool:
+    return any(checkpoint_dir(workdir, stage).glob("[0-9]*"))
+
+
+def evaluator(settings, task: GeneratorTask) -> Callable | None:
+    """What `sample_metrics` measures of the generator's samples after the last step; None for nothing."""
+    arguments = plain(settings.train.generator).get("sample_metrics")
+    if not arguments:
+        return None
+    where, name = "train.generator.sample_metrics", arguments.pop("name", None)
+    if name not in SAMPLE_METRICS:
+        raise UserError(f"{where}.name {name!r} is none of {', '.join(SAMPLE_METRICS)}")
+    if not (settings.get("init", {}).get("tokenizer") or "tokenizer" in settings.train):
+        raise UserError(f"{where} needs pictures, and so a tokenizer: set init.tokenizer")
+    return construct(SAMPLE_METRICS[name], arguments, where, task=task)
 
 
 def evaluation_task(name: str, settings):
@@ -186,28 +172,6 @@ def _generator_task(settings, loop: dict, arguments: dict, tokenizer, params) ->
     )
 
 
-def _check_data(settings, generator) -> None:
-    """The data's latents and classes must be those that the model is built for, in both splits."""
-    _, spec = build_tokenizer(settings)
-    train, held_out = open_source(settings, "train"), open_source(settings, "eval")
-    classes = getattr(generator.conditioner, "num_classes", None)
-    for source in (train, held_out):
-        stored = getattr(source, "spec", spec)  # of stored codes
-        if stored != spec:
-            raise UserError(
-                f"the codes in {source.name} are {stored}, config.tokenizer makes {spec}"
-            )
-        if classes is not None and source.num_classes != classes:
-            raise UserError(
-                f"{source.name} has {source.num_classes or 'no'} classes, the generator {classes}: "
-                f"set config.generator.conditioning.num_classes={source.num_classes}"
-            )
-    if train.class_names != held_out.class_names:
-        raise UserError(f"{train.name} and {held_out.name} have unlike classes: mend the folders")
-    if "text" in generator.conditioner.inputs:
-        raise UserError("no data source gives text features yet: condition on classes")
-
-
 def open_source(settings, which: str):
     """The data source of `data.train` or `data.eval`."""
     data = plain(settings.data)
@@ -258,14 +222,21 @@ def _stage(name: str, task, settings, loop: dict) -> Stage:
             **hosts,
         )
 
-    def make_eval():
+    def make_eval(**how):
         return eval_batches(
             held_out,
             eval_transform(settings),
             batch_size=loop["batch_size"],
             num_examples=data.eval.get("num_examples"),
-            **reading(settings),
+            **{**reading(settings), **how},
             **hosts,
         )
 
-    return Stage(name=name, task=task, make_train=make_train, make_eval=make_eval, **loop)
+    return Stage(
+        name=name,
+        task=task,
+        make_train=make_train,
+        make_eval=make_eval,
+        make_pictures=lambda: make_eval(num_workers=0),  # one batch: not worth starting processes
+        **loop,
+    )

@@ -17,8 +17,10 @@ from pathlib import Path
 import jax
 
 from imgen import cli, config
+from imgen.checks import check
+from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.stages import build_stages, check
+from imgen.stages import build_stages
 from imgen.training.loop import train_stage
 from imgen.training.metrics import MetricWriter, read_metrics
 from imgen.training.report import summary_text, write_report
@@ -64,14 +66,14 @@ def _join(how: str) -> None:
 
 def train(settings, workdir: Path) -> None:
     """Trains every stage of a config that isn't finished in `workdir` yet, and reports."""
-    mesh = make_mesh(**settings.get("mesh", {}))
-    check(settings, mesh)
+    mesh = construct(make_mesh, config.plain(settings.get("mesh", {})), "config.mesh")
+    check(settings, workdir, mesh)
     _save_config(settings, workdir)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
     writer, began = MetricWriter(workdir), time.monotonic()
     meta = {"config": config.to_json(settings)}
     try:
-        for stage in build_stages(settings, workdir, mesh):
+        for stage in build_stages(settings, workdir):
             train_stage(
                 stage, workdir=workdir, mesh=mesh, seed=settings.seed, writer=writer, meta=meta
             )

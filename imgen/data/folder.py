@@ -11,35 +11,30 @@ from imgen.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 CAPTION_FILES = ("captions.jsonl", "captions.csv")
-SPLITS = ("train", "val", "validation", "test")  # folders that number their classes together
+SPLITS = (
+    "train",
+    "val",
+    "validation",
+    "test",
+)  # sub-folders of these names are splits, not classes
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-
-
-def _class_folders(root: Path, splits: list[Path]) -> tuple[list[str], list[int], tuple[str, ...]]:
-    """Image paths, their labels and the class names.
-
-    Classes are sub-folders, numbered in the order of the names of those of all `splits`: one that only
-    some splits have must not shift the others' numbers.
-    """
-    folders = _folders(root)
+def _class_folders(root: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
+    """Image paths, their labels and the class names; classes are sub-folders, sorted by name."""
+    folders = sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not folders:
         raise UserError(
             f"{root} has neither sub-folders (one a class) nor a captions file "
             f"({' or '.join(CAPTION_FILES)} with the columns image, caption and perhaps label)"
         )
     paths, labels = [], []
-    names = sorted({d.name for split in (root, *splits) for d in _folders(split)})
-    number_of = {name: number for number, name in enumerate(names)}
-    for folder in folders:
+    for label, folder in enumerate(folders):
         found = sorted(str(p) for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise UserError(f"class folder {folder} holds no image; fill it or remove it")
         paths += found
-        labels += [number_of[folder.name]] * len(found)
-    return paths, labels, tuple(names)
+        labels += [label] * len(found)
+    return paths, labels, tuple(folder.name for folder in folders)
 
 
 def _rows(file: Path) -> list[dict]:
@@ -88,17 +83,18 @@ class Folder:
         root = Path(path).expanduser()
         if not root.exists():
             raise UserError(f"there is no image folder {root}")
-        has_split_folder, splits = (root / split).is_dir(), []
+        has_split_folder = (root / split).is_dir()
         if has_split_folder:
-            splits = [root / name for name in SPLITS if (root / name).is_dir()]
             root = root / split
+        elif there := [name for name in SPLITS if (root / name).is_dir()]:
+            raise UserError(f"{root} has no split {split!r}; its folders are {', '.join(there)}")
         elif split not in ("train", "test", "all"):
             raise UserError(f"{root} has no sub-folder {split!r}; splits are train, test and all")
         files = [root, *(root / name for name in CAPTION_FILES)]
         file = next((f for f in files if f.is_file()), None)
         if file is None:
             self._captions = None
-            paths, labels, self.class_names = _class_folders(root, splits)
+            paths, labels, self.class_names = _class_folders(root)
         else:
             paths, self._captions, labels, self.class_names = _captioned(file)
         self.num_classes = len(self.class_names) if self.class_names else None
@@ -110,7 +106,7 @@ class Folder:
             raise UserError(f"split {split!r} of {root} has no image")
         self._paths, self._index = paths, index
         self._labels = np.array([0] * len(paths) if labels is None else labels, np.int32)
-        self.name = f"{root}/{split}"
+        self.name = str(root) if has_split_folder else f"{root}/{split}"
 
     def __len__(self) -> int:
         return len(self._index)

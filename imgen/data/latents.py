@@ -141,6 +141,8 @@ class Latents:
 
     def __init__(self, split: str, *, path: str | Sequence[str], tokenizer_hash: str | None = None):
         paths = [path] if isinstance(path, str | Path) else list(path)
+        if not paths:
+            raise UserError("data.source.path is empty: name the folders that imgen.encode wrote")
         folders = [Path(p).expanduser() for p in paths]
         folders = [folder / split if (folder / split).is_dir() else folder for folder in folders]
         abouts = [_read_about(folder) for folder in folders]

@@ -187,7 +187,7 @@ class _Batches:
     def __init__(self, reader, num_workers: int, max_bad_share: float):
         self._reader, self._max_bad_share = reader, max_bad_share
         self._names: dict[str, None] = {}  # of what failed, in order of appearance
-        self.skipped = self._reads = 0
+        self.skipped, self._reads, self._closed = 0, 0, False
         batches = grain.MapDataset.source(reader)
         if num_workers:
             if not flags.FLAGS.is_parsed():  # in a notebook or a test; grain reads its own flags
@@ -202,6 +202,7 @@ class _Batches:
 
     def close(self) -> None:
         """Ends the worker processes and threads. Calling it again does nothing."""
+        self._closed = True
         self._iterator.close()
 
     def __iter__(self):
@@ -243,8 +244,8 @@ class TrainBatches(_Batches):
         return {"next_index": self._next_step * self._reader.batch_size, "skipped": self.skipped}
 
     def close(self) -> None:
-        if self.skipped:
-            log.warning("%d of %d reads failed and were replaced", self.skipped, self._reads)
+        if self.skipped and not self._closed:
+            log.warning("%d of %d reads failed", self.skipped, self._reads)
         super().close()
 
     def __next__(self) -> dict[str, np.ndarray]:

@@ -19,11 +19,12 @@ class StoredCodes(nn.Module):
     size: int
     dtype: jnp.dtype = jnp.float32
 
+    @nn.nowrap
     def spec(self, image_size: int) -> LatentSpec:
         """The same for any image size."""
         return LatentSpec(self.kind, self.grid, self.size)
 
-    def encode(self, images: jax.Array) -> jax.Array:
+    def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         raise UserError('tokenizer "codes" has no encoder: set data.source to stored latents')
 
     def decode(self, latents: jax.Array) -> jax.Array:

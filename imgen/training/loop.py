@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from imgen import images
 from imgen.errors import NonFiniteLoss, UserError
@@ -27,6 +28,7 @@ from imgen.training.state import abstract_state, init_state, run_keys
 from imgen.training.task import State, Task
 
 log = logging.getLogger(__name__)
+ASK_EVERY = 10  # steps after which several processes ask each other for a signal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Stage:
     make_train: first step -> this process's batches from that step on; a batch depends on nothing
       but its step, which is what makes a resumed run exact.
     make_eval: () -> this process's evaluation batches, equally many on every process; None: no
-      evaluation. Its first batch is also the one that is visualised.
+      evaluation. Its first batch is also the one that is visualised, or that of `make_pictures`.
     batch_size: global. keep, keep_every: see Checkpointer.
     evaluators: what is measured besides, after the last step: state -> metrics.
     """
@@ -54,6 +56,7 @@ class Stage:
     keep: int = 2
     keep_every: int | None = None
     evaluators: tuple[Callable[[State], dict[str, float]], ...] = ()
+    make_pictures: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None
 
 
 def checkpoint_dir(workdir: str | Path, stage: str) -> Path:
@@ -85,7 +88,8 @@ def train_stage(
         Checkpointer(folder, keep=stage.keep, keep_every=stage.keep_every) as checkpointer,
     ):
         start = checkpointer.latest_step() or 0
-        if start >= stage.steps:
+        evaluated = _is_evaluated(stage, start, writer)
+        if start > stage.steps or (start == stage.steps and evaluated):
             log.info("%s: already trained for %d steps", stage.name, start)
             return None
         progress = Progress(
@@ -100,6 +104,8 @@ def train_stage(
             run = _StageRun(
                 stage, Path(workdir), mesh, seed, writer, checkpointer, meta or {}, batches
             )
+            if not evaluated:  # the run was stopped between saving and evaluating
+                run.look(start)
             return run.train(stop, progress)
 
 
@@ -128,8 +134,17 @@ class _StageRun:
             self._state, meta = restored
             self._start = self._saved = meta["step"]
             self._seconds_before = meta["seconds"]
+            self._check_position(meta["data"]["next_index"])
             log.info("%s: resuming after step %d", self._stage.name, self._start)
         self._writer.begin(self._stage.name, self._start)
+
+    def _check_position(self, saved: int) -> None:
+        if saved != self._start * self._stage.batch_size:
+            raise UserError(
+                f"{self._stage.name}: the checkpoint of step {self._start} stands at example {saved} of "
+                f"the data, with this batch size it would be {self._start * self._stage.batch_size}: "
+                "resume with the batch size of before"
+            )
 
     def _compile(self) -> None:
         notes = getattr(self._task, "parameter_notes", lambda params: {})(self._abstract["params"])
@@ -172,16 +187,14 @@ class _StageRun:
             last = step == stage.steps
             if logged := _due(step, stage.log_every, last):
                 self._unlogged = (step, metrics)
-            signum = stop.agreed(ask_others=logged)
+            signum = stop.agreed(ask_others=logged or step % ASK_EVERY == 0)
             if not (last or signum):
                 batch = self._next_batch()
-            if evaluated := stage.make_eval and _due(step, stage.eval_every, last):
-                self._pause(self._evaluate, step)
-            if stage.make_eval and _due(step, stage.visualize_every, last):
-                self._pause(self._visualize, step)
+            # Saved before anything that takes long or may fail: a resumed run does what is missing.
             if saved := signum or _due(step, stage.checkpoint_every, last):
                 self._pause(self._save, step)
-            if evaluated or saved:
+            looked = self.look(step)
+            if saved or looked:
                 self._pause(self._report, step)
             progress.update(step, self._note)
             if signum:
@@ -195,6 +208,15 @@ class _StageRun:
         if signum := stop.agreed(ask_others=True):  # it came during the last evaluation or save
             raise Interrupted(signum, f"stopped after {stage.name}, which is done and saved")
         return self._state
+
+    def look(self, step: int) -> bool:
+        """Pictures and evaluation, where they are due; whether there was an evaluation."""
+        stage, last = self._stage, step == self._stage.steps
+        if stage.make_eval and _due(step, stage.visualize_every, last):
+            self._pause(self._visualize, step)
+        if evaluated := _evaluates(stage, step):
+            self._pause(self._evaluate, step)
+        return evaluated
 
     def _next_batch(self):
         try:
@@ -285,7 +307,8 @@ class _StageRun:
 
     @functools.cached_property
     def _picture_batch(self):
-        with prefetch.closing(self._stage.make_eval()) as batches:
+        make = self._stage.make_pictures or self._stage.make_eval
+        with prefetch.closing(make()) as batches:
             return prefetch.to_global(next(iter(batches)), batch_sharding(self._mesh))
 
     def _report(self, step: int) -> None:
@@ -295,6 +318,18 @@ class _StageRun:
 
 def _due(step: int, every: int, last: bool) -> bool:
     return last or (every > 0 and step % every == 0)
+
+
+def _evaluates(stage: Stage, step: int) -> bool:
+    return bool(stage.make_eval) and _due(step, stage.eval_every, step == stage.steps)
+
+
+def _is_evaluated(stage: Stage, step: int, writer: MetricWriter) -> bool:
+    """Whether what is due at a saved step has been evaluated; the first process knows."""
+    if step == 0 or not _evaluates(stage, step):
+        return True
+    done = np.array(writer.has_evaluation(stage.name, step))
+    return bool(multihost_utils.broadcast_one_to_all(done) if jax.process_count() > 1 else done)
 
 
 def _all_finite(tree) -> jax.Array:

@@ -55,6 +55,13 @@ class MetricWriter:
             events = self._workdir / "tensorboard" / stage
             self._events = SummaryWriter(str(events), purge_step=step + 1)
 
+    def has_evaluation(self, stage: str, step: int) -> bool:
+        """Whether the row of an evaluation is in metrics.jsonl."""
+        return any(
+            row["stage"] == stage and row["step"] == step and any(k.startswith("val/") for k in row)
+            for row in read_metrics(self._path)
+        )
+
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         if not self._active:
             return

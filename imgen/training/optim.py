@@ -134,6 +134,8 @@ def make_optimizer(
         raise UserError(f"optimizer {name!r} is none of {', '.join(SCALINGS)}")
     if name == "adam" and weight_decay:
         raise UserError("optimizer 'adam' has no weight decay; use 'adamw' or weight_decay=0")
+    if len(betas) != 2:
+        raise UserError(f"optimizer.betas {tuple(betas)}: two numbers are needed")
     lr = make_schedule(learning_rate, total_steps, **schedule)
     steps = [SCALINGS[name](*betas, eps)]
     if clip_norm is not None:

@@ -1,5 +1,7 @@
 """Metrics of what a generator draws, measured while it trains."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,21 +12,25 @@ from imgen.training.task import State
 
 
 def shapes_accuracy(
-    task: GeneratorTask, state: State, *, num: int = 480, seed: int = 0
-) -> dict[str, float]:
-    """Share of `num` samples in which the analytic check finds the shape and the colour asked for.
+    task: GeneratorTask, *, num: int = 480, seed: int = 0
+) -> Callable[[State], dict[str, float]]:
+    """Measures the share of `num` samples in which the analytic check finds the shape and colour asked for.
 
     Drawn in batches of the size that the task's pictures have: one program serves both.
     """
-    size = task.num_samples
-    key, pixels = jax.random.key(seed), []
-    labels = np.arange(num) % task.generator.conditioner.num_classes
-    for start in range(0, num, size):
-        ids = np.arange(start, start + size)
-        cond = {"label": jnp.asarray(labels[ids % num], jnp.int32)}
-        drawn = task.draw(averaged(state), state["tokenizer"], cond, key, jnp.asarray(ids))
-        pixels.append(jax.device_get(drawn))
-    return class_accuracy(np.concatenate(pixels)[:num], labels)
+
+    def measure(state: State) -> dict[str, float]:
+        size = task.num_samples
+        key, pixels = jax.random.key(seed), []
+        labels = np.arange(num) % task.generator.conditioner.num_classes
+        for start in range(0, num, size):
+            ids = np.arange(start, start + size)
+            cond = {"label": jnp.asarray(labels[ids % num], jnp.int32)}
+            drawn = task.draw(averaged(state), state["tokenizer"], cond, key, jnp.asarray(ids))
+            pixels.append(jax.device_get(drawn))
+        return class_accuracy(np.concatenate(pixels)[:num], labels)
+
+    return measure
 
 
 SAMPLE_METRICS = {"shapes": shapes_accuracy}

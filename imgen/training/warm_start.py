@@ -13,9 +13,9 @@ from imgen.training.task import State
 log = logging.getLogger(__name__)
 
 
-def check_warm_start(params: Any, trained: dict[str, np.ndarray], run: str) -> None:
-    """Raises UserError unless `trained` (by path) fits the shapes of `params`, and shares some of them."""
-    ours = paths.flatten(params)
+def check_warm_start(params: Any, trained: Any, run: str) -> None:
+    """Raises UserError unless the trees (arrays or shapes) share some paths, of the same shapes."""
+    ours, trained = paths.flatten(params), paths.flatten(trained)
     shared = [path for path in ours if path in trained]
     if not shared:
         raise UserError(f"init.generator: {run} shares no parameter with this model")
@@ -25,18 +25,23 @@ def check_warm_start(params: Any, trained: dict[str, np.ndarray], run: str) -> N
                 f"init.generator: {path} has shape {trained[path].shape} in {run} and "
                 f"{ours[path].shape} here; make width, depth and vocabulary those of that run"
             )
-    fresh = sorted(path for path in ours if path not in trained)
-    left = sorted(path for path in trained if path not in ours)
-    log.info("%d parameter arrays from %s; fresh: %s; left out: %s", len(shared), run,
-             ", ".join(fresh) or "none", ", ".join(left) or "none")  # fmt: skip
 
 
 def warm_start(state: State, trained: dict[str, np.ndarray]) -> State:
     """`state` with the trained values in place of fresh ones in its parameters and their average."""
+    ours = paths.flatten(state["params"])
+    fresh, unused = sorted(ours.keys() - trained.keys()), sorted(trained.keys() - ours.keys())
+    log.info(
+        "starting from %d trained arrays; fresh: %s; unused: %s",
+        len(ours) - len(fresh), ", ".join(fresh) or "none", ", ".join(unused) or "none",
+    )  # fmt: skip
 
     def take(path, leaf):
         value = trained.get(paths.path_of(path))
-        return leaf if value is None else jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+        if value is None:
+            return leaf
+        # A copy for each: the loop donates its state, and the average starts from the same array.
+        return jax.device_put(value.astype(leaf.dtype), leaf.sharding, may_alias=False)
 
     return {
         name: jax.tree_util.tree_map_with_path(take, value) if name in ("params", "ema") else value

@@ -64,7 +64,14 @@ def test_mistyped_key_gets_the_near_one(capsys, tmp_path):
         (QUICK, ["generator.width=50"], ["50", "heads"]),
         (QUICK, ["generator.conditioning.num_classes=5"], ["48 classes", "num_classes=48"]),
         (QUICK, ["train.tokenizer.optimizer.schedule.name=cosin"], ["cosin", "cosine"]),
-        (QUICK, ["train.tokenizer.batch_size=0"], ["batch size"]),
+        (QUICK, ["train.tokenizer.batch_size=0"], ["batch_size", "above 0"]),
+        (QUICK, ["data.image_size=0"], ["image_size 0"]),
+        (QUICK, ["data.num_workers=-1"], ["num_workers -1"]),
+        (QUICK, ["seed=-1"], ["seed -1"]),
+        (QUICK, ["train.tokenizer.optimizer.betas=(0.9,)"], ["betas", "two numbers"]),
+        (QUICK, ["init.tokenizer=/no/run"], ["init.tokenizer", "leave out one"]),
+        (QUICK, ["init.generator=/no/run"], ["/no/run", "no run"]),
+        ("configs/imagenet.py:llamagen_b", [], ["data.source.path is empty"]),
         ("configs/quickstart.py:smok", [], ["smok", "smoke"]),
         ("configs/quickstrat.py", [], ["quickstart"]),
     ],
@@ -97,6 +104,32 @@ def test_what_is_wrong_with_the_second_stage_is_said_before_the_first(
     assert status == 2 and len(err.splitlines()) == 1, err
     assert all(word in err for word in words), err
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("config.data.num_worker = 3", ["config.data", "'num_worker'", "'num_workers'"]),
+        ("config.optimizers = 1", ["config has no 'optimizers'"]),
+        ("config.mesh.model = 2", ["config.mesh", "'model'"]),
+        ("del config.train.tokenizer['steps']", ["config.train.tokenizer.steps"]),
+        ("del config.data.source['name']", ["config.data.source", "'name'"]),
+        ("config.train.tokenizer.microbatches = 0", ["0 microbatches"]),
+        ("config.train.generator.sample_metrics.number = 8", ["'number'", "'num'"]),
+    ],
+)
+def test_what_a_config_file_has_wrong(capsys, tmp_path, change, words):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        f"    {change}\n"
+        "    return config\n"
+    )
+    status, err = run(capsys, "--config", f"{path}", "--workdir", f"{tmp_path / 'run'}")
+    assert status == 2 and len(err.splitlines()) == 1, err
+    assert all(word in err for word in words), err
 
 
 def test_a_mistake_does_not_spoil_the_workdir(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,32 @@ def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
     again = ["--config", f"{config}", "--workdir", f"{tmp_path / 'again'}"]
     assert cli.run(lambda: train.main(again)) == 2
     assert "tokenizer" in capsys.readouterr().err
+
+
+def test_a_generator_goes_on_from_another_run_which_may_then_go(trained, tmp_path, capsys):
+    source, config = tmp_path / "source", tmp_path / "start.py"
+    shutil.copytree(trained, source)
+    config.write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        f"    config.init = dict(tokenizer={str(source)!r}, generator={str(source)!r})\n"
+        "    del config.train['tokenizer']\n"
+        "    config.train.generator.update(steps=4, ema_decay=0.9, checkpoint_every=2)\n"
+        "    return config\n"
+    )
+    arguments = ["--config", f"{config}", "--workdir", f"{tmp_path / 'run'}"]
+    assert cli.run(lambda: train.main(arguments)) == 0
+    losses = [r["loss"] for r in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in r]
+    first = [r["loss"] for r in read_metrics(trained / "metrics.jsonl") if r["stage"] == "generator"
+             and "loss" in r]  # fmt: skip
+    assert losses[0] < first[0]
+    shutil.rmtree(source)
+    assert cli.run(lambda: train.main([*arguments, "--config.train.generator.steps=6"])) == 0
+    assert read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"] == 6
+    capsys.readouterr()
+    assert cli.run(lambda: evaluate.main(["--workdir", f"{tmp_path / 'run'}", "--num", "8"])) == 0
+    assert json.loads(capsys.readouterr().out).keys() >= {"likelihood", "baselines"}
 
 
 def command(workdir) -> list[str]:

@@ -126,7 +126,7 @@ def test_exit_statuses(capsys, error, status, text):
         (["--workdir", "{tmp}/run"], "--config is needed"),
         (["--workdir", "{tmp}/run", "--confg", "x.py"], "unknown argument '--confg'"),
         (["--workdir", "{tmp}/run", "--config", "no.py"], "no config file no.py"),
-        (["--workdir", "{tmp}/quickstart.py/run", "--config", "no.py"], "cannot write to workdir"),
+        (["--workdir", "{tmp}/quickstart.py/run", "--config", "no.py"], "cannot write to folder"),
         (["--workdir", "{tmp}/run", "--distributed", "here"], "is not HOST:PORT,PROCESSES,ID"),
     ],
 )

@@ -49,6 +49,20 @@ def test_a_checkpoint_of_eight_devices_is_resumed_on_one(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path):
+    def fails(state):
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="disk is full"):
+        train(tmp_path / "a", toy_stage(steps=6, evaluators=(fails,)))
+    rows = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    assert not any(r["step"] == 6 and "val/loss" in r for r in rows)
+    train(tmp_path / "a", toy_stage(steps=6))
+    train(tmp_path / "b", toy_stage(steps=6))
+    assert_same_run(tmp_path / "a", tmp_path / "b", ["toy"])
+    assert train(tmp_path / "a", toy_stage(steps=6)) is None
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]

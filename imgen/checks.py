@@ -1,0 +1,116 @@
+"""What is wrong with a config, found before anything is trained.
+
+What is wrong with the last stage's settings should not come out after hours of the first.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from imgen.config import plain
+from imgen.errors import UserError
+from imgen.runs import build_generator, build_tokenizer, saved_shapes
+from imgen.stages import STAGES, evaluation_task, evaluator, has_checkpoint, open_source
+from imgen.training.sharding import check_batch_size
+from imgen.training.warm_start import check_warm_start
+
+GROUPS = ("seed", "mesh", "data", "tokenizer", "init", "generator", "train")
+DATA = ("source", "train", "eval", "image_size", "crop", "flip", "num_workers", "max_bad_share")
+INIT = ("tokenizer", "generator")
+
+
+def check(settings, workdir: str | Path, mesh) -> None:
+    """Builds every stage's task and traces its initialisation. Raises UserError."""
+    check_keys(settings)
+    check_init(settings, workdir)
+    size = settings.data.image_size
+    for name in settings.train:
+        stage = settings.train[name]
+        task = evaluation_task(name, settings)
+        check_batch_size(stage.batch_size, mesh)
+        if task.microbatches < 1 or stage.batch_size % task.microbatches:
+            raise UserError(
+                f"train.{name}.batch_size {stage.batch_size} is not a multiple of its "
+                f"{task.microbatches} microbatches"
+            )
+        batch = {"image": jnp.zeros((1, size, size, 3), jnp.uint8)}
+        if name == "generator":
+            batch = task.generator.conditioner.example(1)
+            check_data(settings, task.generator)
+            evaluator(settings, task)
+        jax.eval_shape(task.init, jax.random.key(0), batch)
+
+
+def check_keys(settings) -> None:
+    """Names and ranges of what no constructor sees."""
+    _known(settings, GROUPS, "config", needed=("seed", "data", "tokenizer", "train"))
+    _known(settings.data, DATA, "config.data", needed=DATA[:4])
+    _known(settings.get("init", {}), INIT, "config.init")
+    _known(settings.train, STAGES, "config.train")
+    for which in ("source", "train", "eval"):
+        key = "name" if which == "source" else "split"
+        if not plain(settings.data[which]).get(key):
+            raise UserError(f"config.data.{which} lacks {key!r}")
+    for name, stage in settings.train.items():
+        for field in ("steps", "batch_size"):
+            if not isinstance(stage.get(field), int) or stage[field] < 1:
+                raise UserError(f"config.train.{name}.{field}: a whole number above 0 is needed")
+    for group, field, least in (
+        (settings, "seed", 0), (settings.data, "image_size", 1), (settings.data, "num_workers", 0)
+    ):  # fmt: skip
+        if group.get(field, least) < least:
+            raise UserError(f"{field} {group[field]}: it must be at least {least}")
+
+
+def _known(group, known: Sequence[str], where: str, needed: Sequence[str] = ()) -> None:
+    for key in group:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise UserError(f"{where} has no {key!r}; {hint}")
+    for key in needed:
+        if key not in group:
+            raise UserError(f"{where} lacks {key!r}")
+
+
+def check_init(settings, workdir: str | Path) -> None:
+    """The runs that the generator starts from must be there and fit."""
+    init = settings.get("init", {})
+    if init.get("tokenizer") and "tokenizer" in settings.train:
+        raise UserError(
+            "the config trains a tokenizer and names another in init.tokenizer: leave out one of them"
+        )
+    if "generator" not in settings.train or has_checkpoint(workdir, "generator"):
+        return
+    tokenizer, spec = build_tokenizer(settings)
+    if run := init.get("tokenizer"):
+        saved_shapes(run, "tokenizer", tokenizer)
+    if run := init.get("generator"):
+        ours = jax.eval_shape(build_generator(settings, spec).init_params, jax.random.key(0))
+        check_warm_start(ours, saved_shapes(run, "generator"), run)
+
+
+def check_data(settings, generator) -> None:
+    """The data's latents and classes must be those that the model is built for, in both splits."""
+    _, spec = build_tokenizer(settings)
+    train, held_out = open_source(settings, "train"), open_source(settings, "eval")
+    for source in (train, held_out):
+        stored = getattr(source, "spec", spec)  # of stored codes
+        if stored != spec:
+            raise UserError(
+                f"the codes in {source.name} are {stored}, config.tokenizer makes {spec}"
+            )
+    if train.class_names != held_out.class_names:
+        raise UserError(f"{train.name} and {held_out.name} have unlike classes: mend the folders")
+    classes = getattr(generator.conditioner, "num_classes", None)
+    for source in (train, held_out):
+        if classes is not None and source.num_classes != classes:
+            raise UserError(
+                f"{source.name} has {source.num_classes or 'no'} classes, the generator {classes}: "
+                f"set config.generator.conditioning.num_classes={source.num_classes}"
+            )
+    if "text" in generator.conditioner.inputs or "tokens" in generator.conditioner.inputs:
+        raise UserError("no data source gives text yet: condition on classes")
