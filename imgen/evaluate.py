@@ -6,11 +6,12 @@ Prints one JSON object and writes it to RUN/evaluation.json. Metrics:
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
 """
 
+import contextlib
 import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -22,6 +23,9 @@ from imgen.errors import UserError
 from imgen.evaluation.codes import bigram_cross_entropy, entropy
 from imgen.runs import build_tokenizer, load_generator, load_tokenizer
 from imgen.stages import eval_transform, evaluation_task, open_source, reading
+from imgen.training import prefetch
+from imgen.training.progress import Progress
+from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.evaluate")
 METRICS = ("reconstruction", "likelihood", "baselines")
@@ -94,15 +98,18 @@ def baselines(args, settings) -> dict[str, float]:
 MEASURES = {"reconstruction": reconstruction, "likelihood": likelihood, "baselines": baselines}
 
 
-def _batches(args, settings, which: str, num: int | None):
-    source = open_source(settings, which)
-    return eval_batches(
-        source,
-        eval_transform(settings),
-        batch_size=args.batch_size,
-        num_examples=num,
-        **reading(settings),
+def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of a split, with a progress bar."""
+    source, size = open_source(settings, which), whole_batch(args.batch_size, make_mesh())
+    batches = eval_batches(
+        source, eval_transform(settings), batch_size=size, num_examples=num, **reading(settings)
     )
+    total = -(-min(num or len(source), len(source)) // size)
+    progress = Progress(f"{which} images", total, items=size, noun="images")
+    with contextlib.closing(progress), prefetch.closing(batches):
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            progress.update(done)
 
 
 def _held_out(args, settings):
@@ -110,11 +117,14 @@ def _held_out(args, settings):
 
 
 def _evaluate(task, state, batches, step: int) -> dict[str, float]:
-    state = {**task.frozen_items, **state, "step": np.int32(step)}
-    eval_step, sums = jax.jit(task.eval_step), {}
-    for batch in batches:
-        for name, value in jax.device_get(eval_step(state, batch)).items():
-            sums[name] = sums.get(name, 0) + value.astype(np.float64)
+    mesh, sums = make_mesh(), {}
+    eval_step = jax.jit(task.eval_step, out_shardings=replicated(mesh))
+    with jax.set_mesh(mesh):
+        state = {**task.frozen_items, **state, "step": np.int32(step)}
+        state = jax.device_put(state, replicated(mesh))
+        for batch in prefetch.on_device(batches, batch_sharding(mesh)):
+            for name, value in jax.device_get(eval_step(state, batch)).items():
+                sums[name] = sums.get(name, 0) + value.astype(np.float64)
     return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}
 
 

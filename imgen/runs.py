@@ -22,6 +22,7 @@ from imgen.latents import LatentSpec
 from imgen.tokenizers import TOKENIZERS
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.loop import checkpoint_dir
+from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 
 def build_tokenizer(settings) -> tuple[nn.Module, LatentSpec]:
@@ -69,8 +70,17 @@ class TrainedTokenizer:
         return encode
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> latents [B, *grid]."""
-        return np.asarray(self._encode(self.params, pixels))
+        """uint8 [B, H, W, 3] -> latents [B, *grid], computed on all devices."""
+        mesh, rows = make_mesh(), len(pixels)
+        padding = whole_batch(rows, mesh) - rows
+        pixels = np.pad(pixels, ((0, padding), *((0, 0),) * (pixels.ndim - 1)))
+        with jax.set_mesh(mesh):
+            batch = jax.device_put(pixels, batch_sharding(mesh))
+            return np.asarray(self._encode(self._replicated, batch))[:rows]
+
+    @functools.cached_property
+    def _replicated(self):
+        return jax.device_put(self.params, replicated(make_mesh()))
 
 
 def fingerprint(params) -> str:

@@ -4,14 +4,13 @@ Writes DIR/000000.png ..., DIR/grid.png and DIR/samples.npz (arr_0: uint8 [N, H,
 depends on the seed and its number only, not (but for rounding) on the batch size.
 """
 
+import contextlib
 import logging
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from imgen import cli, config, images
@@ -19,6 +18,9 @@ from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
 from imgen.runs import load_generator
 from imgen.training.generator_task import sampler
+from imgen.training.prefetch import to_global
+from imgen.training.progress import Progress
+from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.sample")
 
@@ -61,17 +63,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     labels = np.resize(_labels(args.labels, run.module.conditioner), args.num)
     draw = sampler(run.module, run.tokenizer, Guidance(**guidance), Filters(**filters))
-    key, began, pixels = jax.random.key(args.seed), time.monotonic(), []
-    size = min(args.batch_size, args.num)
-    for start in range(0, args.num, size):
-        ids = np.arange(start, start + size)  # a short last batch is drawn whole and cut
-        cond = {"label": jnp.asarray(labels[ids % args.num], jnp.int32)}
-        pixels.append(
-            jax.device_get(draw(run.params, run.tokenizer_params, cond, key, jnp.asarray(ids)))
-        )
-    pixels = np.concatenate(pixels)[: args.num]
-    log.info("%d images in %.1f s, compilation included", args.num, time.monotonic() - began)
-    _write(out, pixels, labels)
+    key, mesh, began = jax.random.key(args.seed), make_mesh(), time.monotonic()
+    size = whole_batch(min(args.batch_size, args.num), mesh)
+    progress = Progress("sample", args.num, noun="images")
+    pixels = None
+    with jax.set_mesh(mesh), contextlib.closing(progress):
+        params = jax.device_put((run.params, run.tokenizer_params), replicated(mesh))
+        for start in range(0, args.num, size):
+            ids = np.arange(start, start + size)  # a short last batch is drawn whole and cut
+            batch = {"label": labels[ids % args.num].astype(np.int32), "id": ids}
+            batch = to_global(batch, batch_sharding(mesh))
+            drawn = draw(*params, {"label": batch["label"]}, key, batch["id"])
+            drawn = jax.device_get(drawn)[: args.num - start]
+            if pixels is None:
+                pixels = np.empty((args.num, *drawn.shape[1:]), np.uint8)
+            pixels[start : start + size] = drawn
+            for number, image in enumerate(drawn, start):
+                images.save_png(out / f"{number:06d}.png", image)
+            progress.update(min(start + size, args.num))
+    images.save_png(out / "grid.png", images.enlarge(images.grid(pixels[:100])))
+    np.savez(out / "samples.npz", pixels, labels=labels)
+    seconds = time.monotonic() - began
+    log.info("%d images in %.1f s, compilation included: %s", args.num, seconds, out)
 
 
 def _chosen(run_default, **asked) -> dict:
@@ -96,14 +109,6 @@ def _labels(text: str | None, conditioner) -> np.ndarray:
     if (labels < 0).any() or (labels >= classes).any():
         raise UserError(f"--labels {text}: the run's classes are 0 to {classes - 1}")
     return labels
-
-
-def _write(out: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-    for i, image in enumerate(pixels):
-        images.save_png(out / f"{i:06d}.png", image)
-    images.save_png(out / "grid.png", images.enlarge(images.grid(pixels[:100])))
-    np.savez(out / "samples.npz", pixels, labels=labels)
-    log.info("wrote %s", out)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def whole_batch(size: int, mesh: Mesh) -> int:
+    """`size` rounded up to what every (data, fsdp) shard gets an equal part of."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    return -(-size // shards) * shards
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises UserError unless every (data, fsdp) shard gets equally many examples."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
