@@ -8,8 +8,10 @@ stored once (DIR/codes), then each plan is trained on them (DIR/PLAN, a run like
 command goes on where it stopped). Writes DIR/results.jsonl, DIR/table.md, DIR/compare.html and a sample grid
 DIR/PLAN.png for each.
 
-Parameters are made equal by the feed-forward width. Decoding is timed with the run's guidance, codes only,
-compiled beforehand: the median of repeated calls.
+Parameters are made equal to raster's by the feed-forward width. When all are trained, their decoding is timed
+in turns with the run's guidance, codes only, compiled beforehand: medians. Models of this size fit in a CPU's
+cache, where a call costs by the code; so one image at a time is also timed at LlamaGen-B's size (NAR-B, ...),
+with fresh parameters, where a call costs the reading of the weights.
 """
 
 import json
@@ -29,6 +31,7 @@ from benchmarks.page import write_page, write_table
 from imgen import cli, config, encode, images, train
 from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.errors import UserError
+from imgen.generators.presets import LLAMAGEN
 from imgen.runs import build_generator, build_tokenizer, load_generator
 from imgen.training.generator_task import sampler
 from imgen.training.metrics import read_metrics
@@ -58,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--samples", type=int, default=64, help="pictures in a grid")
     parser.add_argument("--seconds", type=float, default=3.0, help="to time each decoding for")
+    parser.add_argument(
+        "--no_size_b", dest="size_b", action="store_false", help="no timing at LlamaGen-B's size"
+    )
     args, overrides = parser.parse_known_args(argv)
     plans = args.plans.split(",")
     for plan in plans:
@@ -67,18 +73,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = cli.make_workdir(args.out, "--out")
     run = config.override(config.read_config(args.workdir), overrides)
     codes = store_codes(args.workdir, run, out / "codes")
-    target, rows = None, []
+    target = parameters(plan_settings(run, args, codes, "raster"))
+    settings = {
+        plan: with_parameters(plan_settings(run, args, codes, plan), target) for plan in plans
+    }
     for plan in plans:
-        settings = plan_settings(run, args, codes, plan)
-        settings = with_parameters(settings, target)
-        target = target or parameters(settings)
-        train.train(settings, cli.make_workdir(out / plan))
-        rows.append({"plan": plan, **measure(out / plan, settings, args)})
-        images.save_png(out / f"{plan}.png", draw(out / plan, settings, args.samples))
-        log.info("%s", rows[-1])
-        (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        refuse_changes(out / plan, settings[plan])
+    for plan in plans:
+        train.train(settings[plan], cli.make_workdir(out / plan))
+        images.save_png(out / f"{plan}.png", draw(out / plan, settings[plan], args.samples))
+    rows = {row["plan"]: row for row in read_metrics(out / "results.jsonl")}  # of other plans
+    rows |= {plan: {"plan": plan, **quality(out / plan, settings[plan])} for plan in plans}
+    for plan, speeds in time_decoding(out, settings, args).items():
+        rows[plan] |= speeds
+    rows = [rows[plan] for plan in PLANS if plan in rows]
+    (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(write_table(out / "table.md", rows))
     write_page(out, rows, args.workdir)
+
+
+def refuse_changes(workdir: Path, settings: FrozenConfigDict) -> None:
+    """Raises UserError if a plan was trained here with other settings: its numbers would not compare."""
+    if (workdir / "config.json").exists():
+        for change in config.check_resume(config.read_config(workdir), settings, workdir):
+            raise UserError(f"{workdir} was trained otherwise ({change}); use another --out")
 
 
 def store_codes(workdir: str, run: FrozenConfigDict, out: Path) -> Path:
@@ -142,18 +160,20 @@ def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenCon
     return found
 
 
-def measure(workdir: Path, settings: FrozenConfigDict, args) -> dict:
+def quality(workdir: Path, settings: FrozenConfigDict) -> dict:
+    """What training came to."""
     rows = read_metrics(workdir / "metrics.jsonl")
     last = {k: v for row in rows for k, v in row.items()}
-    run = load_generator(workdir)
-    plan = run.module.decoding_plan or run.module.plan
+    generator = load_generator(workdir).module
+    plan = generator.decoding_plan or generator.plan
+    # Orders that are drawn, or chosen: the likelihood is that of one code a call, and only bounded.
+    is_bound = generator.plan.by_sample or generator.plan.masked
     return {
         "parameters": parameters(settings),
         "steps": last["step"],
         "nats_per_image": round(last["val/nats_per_image"], 2),
-        "is_bound": run.module.plan.masked,
+        "is_bound": is_bound,
         "calls": plan.calls,
-        **{f"images_per_second_{n}": speed(run, settings, n, args.seconds) for n in BATCHES},
         "train_images_per_second": round(
             statistics.median(r["images_per_second"] for r in rows if "images_per_second" in r), 1
         ),
@@ -162,26 +182,63 @@ def measure(workdir: Path, settings: FrozenConfigDict, args) -> dict:
     }
 
 
-def speed(run, settings, batch: int, seconds: float) -> float:
-    """Images a second of decoding `batch` at a time."""
-    params = decoding_params(run.params, run.module.dtype)
-    cond = {"label": jnp.arange(batch) % run.module.conditioner.num_classes}
+def time_decoding(out: Path, settings: dict, args) -> dict[str, dict[str, float]]:
+    """Images a second of each plan: the trained models at BATCHES, models of size B one at a time."""
+    jobs = {}
+    for plan, own in settings.items():
+        run = load_generator(out / plan)
+        params = decoding_params(run.params, run.module.dtype)
+        for batch in BATCHES:
+            jobs[plan, f"images_per_second_{batch}"] = job(run.module, params, own, batch), batch
+    speeds = in_turns(jobs, args.seconds)
+    if args.size_b:
+        for plan, own in settings.items():  # one after another: each takes half a gigabyte
+            generator = at_size_b(own)
+            params = decoding_params(jax.jit(generator.init_params)(jax.random.key(0)))
+            speeds |= in_turns(
+                {(plan, "images_per_second_b"): (job(generator, params, own, 1), 1)}, args.seconds
+            )
+    return {plan: {k: v for (p, k), v in speeds.items() if p == plan} for plan in settings}
+
+
+def at_size_b(settings: FrozenConfigDict):
+    """The generator of a config with the width and depth of LlamaGen-B."""
+    larger = ConfigDict(settings.to_dict()).unlock()
+    larger.generator.update(LLAMAGEN["B"])
+    larger.generator.hidden = None
+    _, spec = build_tokenizer(larger)
+    return build_generator(FrozenConfigDict(larger), spec)
+
+
+def job(generator, params, settings: FrozenConfigDict, batch: int) -> Callable[[int], None]:
+    """Decodes `batch` images from a numbered key, and waits for them."""
+    cond = {"label": jnp.arange(batch) % generator.conditioner.num_classes}
     guidance, filters = choices(settings)
 
     def once(number: int) -> None:
+        key = jax.random.key(number)
         jax.block_until_ready(
-            generate(
-                run.module, params, cond, jax.random.key(number), guidance=guidance, filters=filters
-            )
+            generate(generator, params, cond, key, guidance=guidance, filters=filters)
         )
 
-    once(0)
-    times, began = [], time.monotonic()
-    while len(times) < 5 or time.monotonic() - began < seconds:
-        start = time.monotonic()
-        once(len(times))
-        times.append(time.monotonic() - start)
-    return round(batch / statistics.median(times), 2)
+    return once
+
+
+def in_turns(jobs: dict, seconds: float) -> dict:
+    """Images a second of each (job, images) by its key: medians of rounds in which all have a turn, so that
+    whatever else the machine does falls on all of them. At least 5 rounds, `seconds` for each job."""
+    for once, _ in jobs.values():
+        once(0)
+    times, began = {key: [] for key in jobs}, time.monotonic()
+    while len(next(iter(times.values()))) < 5 or time.monotonic() - began < seconds * len(jobs):
+        for key, (once, _) in jobs.items():
+            start = time.monotonic()
+            once(len(times[key]))
+            times[key].append(time.monotonic() - start)
+    return {
+        key: float(f"{count / statistics.median(times[key]):.3g}")
+        for key, (_, count) in jobs.items()
+    }
 
 
 def choices(settings) -> tuple[Guidance, Filters]:

@@ -14,21 +14,26 @@ COLUMNS = {
     "calls": "calls/image",
     "images_per_second_1": "images/s, batch 1",
     "images_per_second_64": "images/s, batch 64",
+    "images_per_second_b": "at size B, batch 1",
     "train_images_per_second": "training images/s",
 }
+BOUND = (
+    "≤: an upper bound, for one code a call in random order; the calls and speeds beside it are those of the "
+    "parallel decoding that draws the samples."
+)
 
 
 def cells(row: dict) -> list[str]:
-    """A row's entries, as text; a likelihood that is only bounded is marked so."""
+    """A row's entries, as text."""
     shown = {**row, "parameters": f"{row['parameters']:,}"}
     if row["is_bound"]:
         shown["nats_per_image"] = f"≤ {row['nats_per_image']}"
-    return [str(shown[key]) for key in COLUMNS]
+    return [str(shown.get(key, "")) for key in COLUMNS]
 
 
 def write_table(path: Path, rows: list[dict]) -> str:
     lines = [[*COLUMNS.values()], ["---", *["--:"] * (len(COLUMNS) - 1)], *map(cells, rows)]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{BOUND}\n"
     path.write_text(text)
     return text
 
@@ -44,7 +49,7 @@ def write_page(out: Path, rows: list[dict], run: str) -> None:
     (out / "compare.html").write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Orders</title>'
         f"<style>{CSS} td, th {{ padding: 0 .8rem; text-align: right; }}</style></head><body>"
-        f"<h1>{escape(title)}</h1><table><tr>{head}</tr>{body}</table>"
+        f"<h1>{escape(title)}</h1><table><tr>{head}</tr>{body}</table><p>{BOUND}</p>"
         f"<h2>Held-out nats per image over training steps</h2>{plot.chart('', series, values=False)}"
         f'<h2>Samples</h2><div class="strip">{figures}</div></body></html>\n'
     )

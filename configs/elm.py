@@ -16,7 +16,11 @@ from ml_collections import ConfigDict
 from imgen.errors import UserError
 from imgen.generators.presets import ELM
 
-BITS = {"l": 20, "xl": 24, "xxl": 24, "2b": 24}  # sub-codes of 10 or 12
+BITS = {"l": 20, "xl": 20, "xxl": 24, "2b": 24}  # two sub-codes of 10 or 12
+TOP_K = {
+    20: 1000,
+    24: 2048,
+}  # of 1024 as in the released script; of 4096 the paper's "half or more"
 SIZES = tuple(f"elm_{size}" for size in BITS)
 ARGS = (*SIZES, "masked")
 IMAGES, EPOCHS, BATCH_SIZE = 1_281_167, 400, 256
@@ -40,7 +44,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         batch_size=BATCH_SIZE,
         ema_decay=0.9999,
         guidance=dict(scale=4.0, schedule="linear_after"),
-        filters=dict(top_k=1000),
+        filters=dict(top_k=TOP_K[BITS[size]]),
     )
     if "masked" in parts:
         config.generator.update(plan="masked", plan_options=dict(steps=10))

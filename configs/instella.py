@@ -14,11 +14,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from imgen.generators.presets import INSTELLA
+from imgen.generators.presets import INSTELLA, INSTELLA_DIFFUSION
 
 SIZES = ("instella_ar", "instella_diff")
 ARGS = SIZES
-DIFFUSION = dict(depth=16, heads=16, width=2048, hidden=8192)
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -29,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     text = dict(name="layer_text")
     if arg == "instella_diff":
         config.generator = dict(
-            plan="bit_diffusion", plan_options=dict(), conditioning=text, **DIFFUSION,
+            plan="bit_diffusion", plan_options=dict(), conditioning=text, **INSTELLA_DIFFUSION,
             remat="full", dtype="bfloat16",
         )  # fmt: skip
     else:

@@ -25,16 +25,11 @@ def draw_latents(
 
     sample_ids [B]: number of each image in the whole job.
     """
+    check_drawing(model, guidance, filters)
     if not isinstance(model, BitDiffusion):
         params = decoding_params(params, model.dtype)
         return generate(
             model, params, cond, rng, sample_ids=sample_ids, guidance=guidance, filters=filters
-        )
-    if guidance.schedule != "constant" or guidance.interval >= 0:
-        raise UserError("bit diffusion is guided at every step alike: guidance has a scale only")
-    if filters.top_k or filters.top_p < 1:
-        raise UserError(
-            "top_k and top_p choose among codes and bits have none: use temperature only"
         )
     codes = bit_diffusion.sample(
         model,
@@ -46,3 +41,14 @@ def draw_latents(
         temperature=filters.temperature,
     )
     return model.to_latents(codes)
+
+
+def check_drawing(model: Generator | BitDiffusion, guidance: Guidance, filters: Filters) -> None:
+    """Raises UserError for settings that a model has no use for."""
+    is_diffusion = isinstance(model, BitDiffusion)
+    if is_diffusion and (guidance.schedule != "constant" or guidance.interval >= 0):
+        raise UserError("bit diffusion is guided at every step alike: guidance has a scale only")
+    if (is_diffusion or model.coding.binary) and (filters.top_k or filters.top_p < 1):
+        raise UserError(
+            "top_k and top_p choose among codes and bits have none: use temperature only"
+        )

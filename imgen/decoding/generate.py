@@ -15,7 +15,7 @@ from imgen.decoding.guidance import Guidance, guidance_weights, guide
 from imgen.decoding.masked import confidence, keep_decided, still_masked
 from imgen.decoding.schedule import Segment, make_schedule
 from imgen.errors import UserError
-from imgen.generators.arrays import join_valid, permute
+from imgen.generators.arrays import Purpose, fold, join_valid, permute
 from imgen.generators.generator import Generator
 from imgen.generators.transformer import Block, unstack
 from imgen.nn.attention import KVCache
@@ -62,7 +62,7 @@ def generate(
     params: of `decoding_params`.   cond: the conditioner's inputs, e.g. {"label": [B]}.
     sample_ids: number of each image in the whole job, by default 0 ... B-1.
     order [B, P]: positions in each image's own order, for plans by sample; by default drawn from `rng`.
-    segments: loops to compile (see `decoding.schedule`); by default 1 for short plans and 4 for long.
+    segments: the most loops to compile; by default what `decoding.schedule` finds worth it.
     return_logits: also return the guided logits [B, P, ..., V] before filtering.
     """
     plan = generator.decoding_plan or generator.plan
@@ -71,8 +71,6 @@ def generate(
     batch = jax.tree.leaves(cond)[0].shape[0]
     if sample_ids is None:
         sample_ids = jnp.arange(batch)
-    if segments is None:
-        segments = 1 if plan.slots < 128 else 4
     generator = generator.clone(plan=plan, decoding_plan=None)
     latents, logits = _generate(
         generator, params, cond, rng, sample_ids, order, guidance, filters, segments, return_logits
@@ -89,8 +87,7 @@ def _generate(
     batch = sample_ids.shape[0]
     rows = 2 * batch if schedule[0].guided else batch
     draws = make_draws(generator, rng, sample_ids)
-    # Orders and vectors are drawn from keys of their own.
-    own_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(sample_keys(rng, sample_ids))
+    own_keys = sample_keys(rng, sample_ids)
     if plan.by_sample and order is None:
         order = generator.orders(own_keys, batch)
     # Mixed tables are a regulariser: samples use the learned one.
@@ -107,7 +104,8 @@ def _generate(
     context, context_valid = generator.embed_context(cond, null)
 
     # A position or row past the end takes what padding writes.
-    slots = plan.slots + max(s.slots.shape[1] for s in schedule)
+    padding = 0 if plan.masked else max(s.slots.shape[1] for s in schedule)
+    slots = plan.slots + padding
     length = generator.conditioner.context_slots + slots
     kv_heads = generator.kv_heads or generator.heads
     shape = (rows, length, kv_heads, generator.width // generator.heads)
@@ -157,11 +155,15 @@ def make_draws(generator: Generator, rng: jax.Array, sample_ids: jax.Array):
     positions = generator.plan.positions
     shape = (positions, *generator.unit_shape)
     if generator.plan.masked:
+        keys = fold(sample_keys(rng, sample_ids), Purpose.DRAWS)
 
         def of_call(call):
-            codes_key, choice_key = jax.random.split(jax.random.fold_in(rng, call["number"]))
-            choice = sample_uniforms(choice_key, sample_ids, (positions,))
-            return sample_uniforms(codes_key, sample_ids, shape), choice
+            own = fold(keys, call["number"])
+            codes, choice = (
+                jax.vmap(lambda key, s=s: jax.random.uniform(key, s))(fold(own, i))
+                for i, s in enumerate((shape, (positions,)))
+            )
+            return codes, choice
 
         return of_call
     uniforms = pad_positions(sample_uniforms(rng, sample_ids, shape))

@@ -15,6 +15,7 @@ def confidence(
 ) -> jax.Array:
     """log p of the drawn codes, the mean over a position's variables, plus Gumbel noise. [B, P]
 
+    p is the model's own, guided but before temperature and filters, as published.
     logits [B, P, ..., V], codes [B, P, ...], uniform [B, P] in [0, 1). spread: scale of the noise.
     """
     log_p = -generator.nll(logits, codes) / generator.terms

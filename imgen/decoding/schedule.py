@@ -11,6 +11,9 @@ import numpy as np
 
 from imgen.generators.plan import Plan
 
+# Every segment is compiled on its own: a few seconds for a deep model, once.
+WASTE, MOST_SEGMENTS = 0.1, 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
@@ -36,13 +39,18 @@ class Segment:
     guidance: np.ndarray
 
 
-def cut_calls(widths: np.ndarray, reads: np.ndarray, segments: int, fixed_cost: float) -> list[int]:
+def cut_calls(
+    widths: np.ndarray, reads: np.ndarray, segments: int | None, fixed_cost: float
+) -> list[int]:
     """Boundaries of at most `segments` runs of calls, from 0 to len(widths), of least padded cost.
+
+    None: as few runs as waste at most WASTE beside a run for every call, and at most MOST_SEGMENTS.
 
     A run of n calls costs n * max(width) * (fixed_cost + last read): `fixed_cost` is the price of a
     slot's matrix products, counted in cache rows.
     """
-    n = len(widths)
+    n, wasteful = len(widths), segments is None
+    segments = min(n, MOST_SEGMENTS) if wasteful else segments
     cost = np.full((segments + 1, n + 1), np.inf)
     cost[0, 0] = 0
     back = np.zeros((segments + 1, n + 1), np.int64)
@@ -54,6 +62,10 @@ def cut_calls(widths: np.ndarray, reads: np.ndarray, segments: int, fixed_cost: 
         back[1:, end] = total.argmin(axis=1)
         cost[1:, end] = total.min(axis=1)
     used = int(cost[:, n].argmin())
+    if wasteful:
+        unrolled = float((widths * (fixed_cost + reads)).sum())
+        enough = np.flatnonzero(cost[:, n] <= (1 + WASTE) * unrolled)
+        used = int(enough[0]) if len(enough) else used
     bounds = [n]
     while bounds[0] > 0:
         bounds.insert(0, int(back[used, bounds[0]]))
@@ -61,7 +73,9 @@ def cut_calls(widths: np.ndarray, reads: np.ndarray, segments: int, fixed_cost: 
     return bounds
 
 
-def make_schedule(plan: Plan, guidance: np.ndarray, segments: int, width: int) -> list[Segment]:
+def make_schedule(
+    plan: Plan, guidance: np.ndarray, segments: int | None, width: int
+) -> list[Segment]:
     """The segments of calls 0 ... C-1. Call 0, the condition's prefill, is a segment of its own.
 
     guidance: weight of each call [C]; `width` is the model's, for the cost of a slot.

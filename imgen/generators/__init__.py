@@ -32,7 +32,7 @@ PLANS = {
 }
 # No plan, but the same choice: Instella's diffusion over all bits at once.
 BIT_DIFFUSION = "bit_diffusion"
-DECODING_PLANS = {"random": random_order_parallel}
+DECODING_PLANS = {"random": random_order_parallel, "masked": masked}
 DEFAULT_HEADS = {"index": "categorical", "bits": "bernoulli"}
 
 
@@ -78,25 +78,20 @@ def make_generator(
     slots = dict(grid=grid, num_cond=conditioner.num_slots)
     if decoding is not None and plan not in DECODING_PLANS:
         raise UserError(f"plan {plan} decodes as it trains: generator.decoding must be None")
-    return Generator(
-        plan=construct(PLANS[plan], plan_options, "generator.plan_options", **slots),
-        decoding_plan=(
-            None
-            if decoding is None
-            else construct(DECODING_PLANS[plan], decoding, "generator.decoding", **slots)
-        ),
-        coding=coding,
-        conditioner=conditioner,
-        width=width,
-        window=window,
-        lexinvariant=lexinvariant,
-        **arguments,
-    )
+    parts = dict(plan=construct(PLANS[plan], plan_options, "generator.plan_options", **slots))
+    if decoding is not None:
+        parts["decoding_plan"] = construct(
+            DECODING_PLANS[plan], decoding, "generator.decoding", **slots
+        )
+    return construct(
+        Generator, arguments, "generator", **parts,
+        coding=coding, conditioner=conditioner, width=width, window=window, lexinvariant=lexinvariant,
+    )  # fmt: skip
 
 
 def _conditioner(conditioning: dict, width: int, arguments: dict):
     conditioning = dict(conditioning)
-    name = conditioning.pop("name")
+    name = conditioning.pop("name", None)
     if name not in CONDITIONERS:
         raise UserError(
             f"generator.conditioning.name {name!r} is none of {', '.join(CONDITIONERS)}"

@@ -1,8 +1,24 @@
 """Small array operations that training and decoding share."""
 
+import enum
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+class Purpose(enum.IntEnum):
+    """What a sample's key is used for: each use has a key of its own."""
+
+    ORDER = 1
+    VECTORS = 2
+    MASK = 3
+    DRAWS = 4
+
+
+def fold(keys: jax.Array, number) -> jax.Array:
+    """The keys [B] with a number folded into each."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def join_valid(context_valid, valid, batch: int, conditioner, slots: int) -> jax.Array | None:

@@ -40,6 +40,7 @@ class BitDiffusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     has_likelihood: ClassVar[bool] = False
+    trains_on_likelihood: ClassVar[bool] = False
 
     @property
     def positions(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.generators import lexinvariant, windows
-from imgen.generators.arrays import content_keys, join_valid, permute, take
+from imgen.generators.arrays import Purpose, content_keys, fold, join_valid, permute, take
 from imgen.generators.heads import Head
 from imgen.generators.masking import likelihood_mask, training_mask
 from imgen.generators.plan import Kind, Plan
@@ -74,6 +74,11 @@ class Generator(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     has_likelihood: ClassVar[bool] = True
+
+    @property
+    def trains_on_likelihood(self) -> bool:
+        """Whether the training loss is a likelihood: a masked plan's is of masked codes only."""
+        return not self.plan.masked
 
     def setup(self):
         if self.width % self.heads:
@@ -159,6 +164,8 @@ class Generator(nn.Module):
             codes = permute(codes, order)
         elif order is not None:
             raise UserError(f"plan {plan.name} has one order for all samples")
+        if masked is not None and not plan.masked:
+            raise UserError(f"plan {plan.name} shows its codes in order: it masks none")
         table = self.code_table(keys, batch)
         features, valid = self.embed_condition(cond, null)
         context, context_valid = self.embed_context(cond, null)
@@ -190,7 +197,7 @@ class Generator(nn.Module):
         """Each position's nll in nats, its weight in the mean that is minimised, both [B, P], and the mean
         square of the log-normalisers. Orders, code vectors and masks are drawn from `key`."""
         keys = jax.random.split(key, len(codes)) if self.needs_keys else None
-        masked = training_mask(keys, self.plan) if self.plan.masked else None
+        masked = training_mask(fold(keys, Purpose.MASK), self.plan) if self.plan.masked else None
         logits = self(codes, cond, null, keys=keys, masked=masked)
         nll = self.nll(logits, codes)
         weight = jnp.ones(nll.shape) if masked is None else masked.astype(jnp.float32)
@@ -201,12 +208,13 @@ class Generator(nn.Module):
 
         Of plans by sample, in a random order; of masked plans, an estimate of a bound (`likelihood_mask`).
         """
-        keys, masked, weight = None, None, 1.0
-        if self.plan.by_sample or self.plan.masked:
-            keys = content_keys(codes)
+        order, masked, weight = None, None, 1.0
+        if self.plan.by_sample:
+            order = self.orders(content_keys(codes), len(codes))
         if self.plan.masked:
+            keys = fold(content_keys(codes), Purpose.MASK)
             masked, weight = likelihood_mask(keys, self.plan.positions)
-        nll = self.nll(self(codes, cond, keys=keys, masked=masked), codes)
+        nll = self.nll(self(codes, cond, order=order, masked=masked), codes)
         return weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
 
     @property
@@ -261,6 +269,7 @@ class Generator(nn.Module):
         positions = self.plan.positions
         if keys is None:
             return jnp.tile(jnp.arange(positions), (batch, 1))
+        keys = fold(keys, Purpose.ORDER)
         return jax.vmap(lambda key: jax.random.permutation(key, positions))(keys)
 
     def code_table(self, keys: jax.Array | None, batch: int) -> jax.Array | None:
@@ -276,6 +285,7 @@ class Generator(nn.Module):
             if share < 1:
                 return jnp.broadcast_to(learned, (batch, *learned.shape))
             keys = jax.random.split(jax.random.key(0), batch)
+        keys = fold(keys, Purpose.VECTORS)
         return lexinvariant.draw_tables(keys, learned, self.coding.size, self.width, share)
 
     def embed_condition(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -356,11 +366,6 @@ class Generator(nn.Module):
             position_rows=self.position_rows if self.position == "block" else 0,
             parent=None,
         )
-
-    def rotary(self) -> tuple[np.ndarray, np.ndarray]:
-        """cos, sin [S, H / 2] of every slot of a plan whose order all samples share."""
-        places = self.places(np.arange(self.plan.slots))
-        return places.cos, places.sin
 
     @nn.nowrap
     def places(self, slots: np.ndarray | jax.Array, order: jax.Array | None = None) -> Places:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from imgen import bits
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
 from imgen.nn.constrain import constrain
@@ -183,7 +184,8 @@ def make_head(spec: LatentSpec, name: str, **options) -> Head:
             f"a {name} head needs {LATENTS[name]} latents; this tokenizer gives {spec.kind} "
             f"(heads for those: {', '.join(fitting)})"
         )
-    return HEADS[name](spec.size, **options)
+    size = {"size" if name == "categorical" else "bits": spec.size}
+    return construct(HEADS[name], options, "generator.head_options", **size)
 
 
 class Categorical(nn.Module):
@@ -253,7 +255,7 @@ class SubCodeLogits(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.zeros,
-            name="output",
+            name="outputs",
         )(hidden)
         logits = logits.astype(jnp.float32)
         return constrain(logits, "batch", *(None,) * (logits.ndim - 2), "vocab")

@@ -192,7 +192,9 @@ def parallel_groups(grid: tuple[int, int], num_cond: int = 1, groups: int = 4) -
     predict the second codes of all regions, and from there each code predicts its successor in its
     region. n + (P - n) / n calls. (PAR, sections 3.2 and 3.3.)
     """
-    side = math.isqrt(groups)
+    side = math.isqrt(max(groups, 0))
+    if groups >= math.prod(grid):
+        raise UserError(f"PAR needs more codes than regions: grid {grid} cannot have {groups}")
     if len(grid) != 2 or side * side != groups or grid[0] % side or grid[1] % side:
         raise UserError(
             f"PAR cuts a 2-D grid into M x M equal regions: grid {grid} has no {groups}"

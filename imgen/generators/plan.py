@@ -229,6 +229,9 @@ def check_masked(plan: Plan) -> None:
     """Raises UserError unless every position has one slot, is read there, and all see all."""
     require = functools.partial(_require, plan)
     state = np.flatnonzero(plan.kind == Kind.STATE)
+    require(len(state) == plan.positions == np.prod(plan.grid), "each position has one slot")
+    require(not plan.scratch.any(), "a masked plan keeps nothing, and so has no scratch slots")
+    require(np.isclose(plan.read_weight.sum(axis=1), 1.0), "read weights must sum to 1 (I2)")
     require(np.isin(plan.kind, (Kind.COND, Kind.STATE)), "a masked plan feeds states only")
     require(np.sort(plan.src[state]) == np.arange(plan.positions), "each position has one slot")
     require(plan.rope[state] == plan.src[state], "a state must carry its own position")

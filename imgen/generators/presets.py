@@ -47,5 +47,10 @@ INSTELLA = dict(
     dropout=0.0,
 )
 
-# Token-Shuffle's LLaMA; its text tokens stand in the same sequence.
+# Instella-T2I `models/diff_model.py`.
+INSTELLA_DIFFUSION = dict(depth=16, heads=16, width=2048, hidden=8192)
+
+# Token-Shuffle's LLaMA; its text tokens stand in the same sequence. The image slots have 2-D rotary positions
+# (windows of a grid) and the text none, where the language model counts along the sequence (specification,
+# section 3, d): weights of a language model would not fit as they are.
 TOKEN_SHUFFLE = dict(depth=20, heads=24, width=3072, hidden=8192, cond_rope="identity", dropout=0.0)

@@ -36,7 +36,7 @@ def rows(generator: Generator) -> list[Row]:
     if parts == 1:
         codes = [
             Row("tok_embedder.weight", "tokens/embedding", FIRST),
-            Row("output.weight", "head_0/output/kernel", _outputs(1)),
+            Row("output.weight", "head_0/outputs/kernel", _outputs(1)),
         ]
     else:
         proj = Transform(  # [D, t D] <-> [t, D, D]
@@ -48,7 +48,7 @@ def rows(generator: Generator) -> list[Row]:
             Row("proj.weight", "tokens/proj/kernel", proj),
             Row(
                 tuple(f"output.{part}.weight" for part in range(parts)),
-                "head_0/output/kernel",
+                "head_0/outputs/kernel",
                 _outputs(parts),
             ),
         ]

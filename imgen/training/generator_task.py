@@ -13,7 +13,7 @@ import optax
 
 from imgen import images
 from imgen.construct import construct
-from imgen.decoding import Filters, Guidance, draw_latents
+from imgen.decoding import Filters, Guidance, check_drawing, draw_latents
 from imgen.generators import Generator
 from imgen.nn.constrain import constrain
 from imgen.training import optim
@@ -32,7 +32,8 @@ SHARDING_RULES = [
     (r"^params/.*down/kernel$", ("tensor", "fsdp")),  # [F, D]
     (r"^params/tokens/embedding$", ("tensor", "fsdp")),  # [V, D], or [t, 2^c, D]
     (r"^params/tokens/proj/kernel$", ("fsdp", None)),  # [bits, D] or [t, D, D]
-    (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V], or [D, t, 2^c]
+    (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V]
+    (r"^params/head_\d+/outputs/kernel$", ("fsdp", None, "tensor")),  # [D, t, 2^c]
     (r"^params/.*(compress|expand|context|modulation|time_\d|output)/kernel$", ("fsdp", None)),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
     (
@@ -44,8 +45,9 @@ SHARDING_RULES = [
 
 
 def mean_nll(nll: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean over the codes that count: sum(nll w) / max(sum w, 1). nll, weight [B, P]."""
-    weight = weight.astype(jnp.float32)
+    """Mean over the codes that count: sum(nll w) / max(sum w, 1). nll [B, P], weight [B, P] or [B]."""
+    weight = weight.astype(jnp.float32).reshape(len(nll), -1)
+    weight = jnp.broadcast_to(weight, nll.shape)
     return jnp.sum(nll * weight) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
@@ -86,6 +88,7 @@ class GeneratorTask:
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         self.sharding_rules = SHARDING_RULES
+        check_drawing(self.generator, self.guidance, self.filters)
 
     @property
     def variables(self) -> int:
@@ -141,7 +144,7 @@ class GeneratorTask:
         if self.ema_decay:
             new["ema"] = optim.ema_update(state["ema"], new["params"], self.ema_decay)
         metrics = {"loss": loss}
-        if self.generator.has_likelihood:
+        if self.generator.trains_on_likelihood:
             metrics["nats_per_image"] = means["nll"] * self.variables
         metrics |= {
             "grad_norm": optax.tree.norm(gradient),

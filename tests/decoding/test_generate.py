@@ -39,7 +39,6 @@ def test_cached_decoding_equals_the_full_forward_pass(plan, grid, options, more)
     keys = None
     if generator.lexinvariant == 1:  # the same vectors as in decoding
         keys = sample_keys(jax.random.key(0), jnp.arange(3))
-        keys = jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys)
     full = jax.jit(generator.apply)({"params": params}, codes, cond, order=order, keys=keys)
     np.testing.assert_allclose(logits, full, atol=5e-5)
     likely = full > 0 if generator.coding.binary else full.argmax(-1)
@@ -214,6 +213,12 @@ def test_calls_are_cut_where_it_pays():
     widths, reads = np.array([1, 1, 8, 8, 1, 1]), np.zeros(6)
     assert cut_calls(widths, reads, 1, 1.0) == [0, 6]
     assert cut_calls(widths, reads, 3, 1.0) == [0, 2, 4, 6]
+    # As few as waste a tenth at most: one for calls of a kind, more where widths differ.
+    assert cut_calls(np.ones(60, int), np.arange(60), None, 600.0) == [0, 60]
+    nar = np.concatenate([np.arange(1, 9), np.arange(7, 0, -1)])
+    bounds = cut_calls(nar, np.cumsum(nar), None, 600.0)
+    padded = sum((b - a) * nar[a:b].max() for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    assert 3 < len(bounds) <= 9 and padded <= 1.12 * nar.sum()
     assert cut_calls(np.ones(4, int), np.array([1, 2, 30, 31]), 2, 0.0) == [0, 2, 4]
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from imgen.decoding import Filters, Guidance, decoding_params, generate
+from imgen.decoding.generate import scanned
 from imgen.decoding.guidance import guidance_weights
-from imgen.decoding.masked import still_masked
+from imgen.decoding.masked import confidence, still_masked
+from imgen.decoding.schedule import make_schedule
 from imgen.errors import UserError
 from imgen.generators.masking import likelihood_mask, training_mask
 from imgen.generators.orders import masked
@@ -31,7 +33,15 @@ def test_the_published_counts():
 
 
 @pytest.mark.parametrize(
-    "change", [{"decided": [2, 2, 4]}, {"decided": [1, 2, 3]}, {"rank": [0, 0, 0, 0, 1]}]
+    "change",
+    [
+        {"decided": [2, 2, 4]},
+        {"decided": [1, 2, 3]},
+        {"rank": [0, 0, 0, 0, 1]},
+        {"read_weight": np.full((4, 1), 0.5)},
+        {"scratch": [0, 0, 0, 0, 1]},
+        {"kind": [0, 0, 4, 4, 4], "src": [0, 1, 1, 2, 3]},
+    ],
 )
 def test_a_broken_masked_plan_is_refused(change):
     plan = masked((2, 2), steps=3)
@@ -58,10 +68,21 @@ def test_a_masked_code_is_not_seen_and_all_others_are(head):
         assert (moved == 0).all() if is_masked[0, position] else (moved > 1e-5).all()
 
 
-@pytest.mark.parametrize("head, guidance", [(HEADS[0], 3.0), (HEADS[1], 1.0), (HEADS[2], 1.0)])
-def test_decoding_is_what_a_loop_over_full_forward_passes_gives(head, guidance):
-    generator, params = build("masked", (3, 3), {"steps": 4}, **head)
-    plan, batch = generator.plan, 2
+@pytest.mark.parametrize(
+    "more, guidance",
+    [
+        (HEADS[0], 3.0),
+        (HEADS[1], 1.0),
+        (HEADS[2], 1.0),
+        ({"window": 2, "position": "learned"}, 1.0),
+        ({"conditioning": "layer_text", "position": "block"}, 2.0),
+        ({"conditioning": "text_tokens", "cond_rope": "identity"}, 1.0),
+        ({"decoding": {"steps": 2}}, 1.0),
+    ],
+)
+def test_decoding_is_what_a_loop_over_full_forward_passes_gives(more, guidance):
+    generator, params = build("masked", (4, 4), {"steps": 4}, **more)
+    plan, batch = generator.decoding_plan or generator.plan, 2
     cond, rng = random_condition(generator, batch), jax.random.key(0)
     guide = Guidance(guidance, schedule="linear_after")
     latents, logits = generate(
@@ -81,7 +102,8 @@ def test_decoding_is_what_a_loop_over_full_forward_passes_gives(head, guidance):
         given, null = (forward(codes, cond, jnp.full(batch, n), unknown) for n in (False, True))
         now = np.asarray(null + weights[call] * (given - null))
         drawn = now > 0 if generator.coding.binary else now.argmax(-1)
-        sure = -np.asarray(generator.nll(jnp.asarray(now), jnp.asarray(drawn, jnp.int32)))
+        drawn = drawn.astype(np.int32)
+        sure = -np.asarray(generator.nll(jnp.asarray(now), jnp.asarray(drawn)))
         for row in range(batch):
             free = np.flatnonzero(unknown[row])
             left = int(unknown[row].sum()) - (plan.positions - count)
@@ -103,6 +125,21 @@ def test_samples_depend_on_their_numbers_and_differ():
     together = run([0, 1, 2, 3])
     np.testing.assert_array_equal(together[2:], run([2, 3]))
     assert len({row.tobytes() for row in np.asarray(together)}) == 4
+
+
+def test_noise_decides_more_at_first_and_nothing_at_the_end():
+    """The choice follows log p + 4.5 (1 - (c + 1) / C) Gumbel: its last call is by confidence alone."""
+    generator, _ = build("masked", (3, 3), {"steps": 4})
+    logits = jax.random.normal(jax.random.key(0), (1, 9, generator.coding.size))
+    codes, uniform = logits.argmax(-1), jax.random.uniform(jax.random.key(1), (1, 9))
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], -1)[..., 0]
+    np.testing.assert_allclose(confidence(generator, logits, codes, uniform, 0.0), log_p, atol=1e-6)
+    gumbel = -np.log(-np.log(np.asarray(uniform)))
+    noisy = confidence(generator, logits, codes, uniform, 2.0)
+    np.testing.assert_allclose(noisy, log_p + 2.0 * gumbel, rtol=1e-4)
+    (segment,) = make_schedule(generator.plan, np.ones(4, np.float32), None, 48)
+    spread = scanned(segment, generator)["spread"]
+    np.testing.assert_allclose(spread, [0.75, 0.5, 0.25, 0.0])
 
 
 def test_what_is_decided_stays_decided():

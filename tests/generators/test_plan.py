@@ -26,6 +26,18 @@ PLANS = [
     parallel_groups((4, 6), num_cond=2, groups=4),
     parallel_groups((6, 3), groups=9),
     raster((3, 4), order=RNG.permutation(12)),
+    *(
+        parallel_groups(tuple(2 * RNG.integers(2, 5, size=2)), int(RNG.integers(1, 5)), groups=4)
+        for _ in range(2)
+    ),
+    *(
+        random_order(tuple(RNG.integers(1, 5, size=axes)), int(RNG.integers(1, 4)))
+        for axes in (1, 2, 3)
+    ),
+    *(
+        random_order_parallel(tuple(RNG.integers(2, 5, size=2)), steps=int(RNG.integers(2, 9)))
+        for _ in range(2)
+    ),
     random_order((3, 4), num_cond=2),
     random_order((1,)),
     random_order_parallel((4, 4), steps=7),
@@ -115,6 +127,15 @@ def test_a_broken_plan_is_refused_by_name(change, invariant):
     arrays = {f: getattr(good, f) for f in Plan.__dataclass_fields__}
     with pytest.raises(UserError, match=invariant):
         Plan(**arrays | change)
+
+
+def test_a_position_is_read_in_one_call():
+    good = next_neighbour((2, 2))
+    arrays = {f: getattr(good, f) for f in Plan.__dataclass_fields__}
+    reads = good.read_slot.copy()
+    reads[3, 0] = 0  # the far corner from the condition and from its neighbour
+    with pytest.raises(UserError, match="I1"):
+        Plan(**arrays | {"read_slot": reads})
 
 
 @pytest.mark.parametrize(

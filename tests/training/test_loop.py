@@ -49,6 +49,17 @@ def test_a_checkpoint_of_eight_devices_is_resumed_on_one(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_after_a_damaged_checkpoint_the_run_ends_as_if_nothing_had_been(tmp_path):
+    train(tmp_path / "a", toy_stage(steps=10))
+    train(tmp_path / "b", toy_stage(steps=10))
+    newest = tmp_path / "a" / "checkpoints" / "toy" / "10"
+    files = [path for path in newest.glob("params/**/*") if path.is_file()]
+    data = max(files, key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-1])
+    train(tmp_path / "a", toy_stage(steps=10))
+    assert_same_run(tmp_path / "a", tmp_path / "b", ["toy"])
+
+
 def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path):
     def fails(state):
         raise UserError("the disk is full")

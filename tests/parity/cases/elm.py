@@ -39,7 +39,8 @@ def autoregressive(golden: Golden) -> None:
         np.testing.assert_allclose(ours.reshape(shape), golden.out(name), **close)
     loss = generator.nll(logits[0], codes).mean() / generator.terms
     np.testing.assert_allclose(loss, golden.out("loss"), **close)
-    table = np.stack(generator.rotary(), -1)
+    places = generator.places(np.arange(generator.plan.slots))
+    table = np.stack([places.cos, places.sin], -1)
     np.testing.assert_allclose(table, golden.out("rope_table")[: len(table)], **close)
 
     scale = meta["cfg_scale"]

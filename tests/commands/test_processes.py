@@ -1,0 +1,91 @@
+"""imgen.train as two processes, as on two hosts."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from tests.training.killing import exact_rows, run
+
+SHORT = [
+    "--config.train.tokenizer.steps=2",
+    "--config.train.generator.steps=2",
+    "--config.train.generator.sample_metrics.num=4",
+]
+
+
+def start(index: int, port: int, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "imgen.train",
+            "--distributed",
+            f"localhost:{port},2,{index}",
+            *arguments,
+        ],
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_train_sample_and_measure_as_one_does(tmp_path):
+    common = ["--config", "configs/quickstart.py:smoke", *SHORT]
+    port = free_port()
+    pair = [start(i, port, *common, "--workdir", str(tmp_path / "two")) for i in (0, 1)]
+    output = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], output
+    alone = run(
+        [sys.executable, "-m", "imgen.train", *common, "--workdir", str(tmp_path / "one")],
+        {**os.environ, "XLA_FLAGS": ""},
+    )
+    assert alone.returncode == 0, alone.stderr
+    two, one = exact_rows(tmp_path / "two"), exact_rows(tmp_path / "one")
+    assert len(two) == len(one)
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() & {"loss", "val/psnr", "val/nats_per_image"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+    assert list((tmp_path / "two/samples/generator").glob("*.png"))
+
+
+def test_a_mistake_that_one_process_meets_ends_both(tmp_path):
+    for number in range(40):
+        folder = tmp_path / "images" / "train" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number:02d}.png")
+    (tmp_path / "images" / "val" / "a").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "images" / "val" / "a" / "0.png")
+    Image.new("RGB", (40, 32)).save(folder / "07.png")  # read by one of the two, some time
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        f"    config.data.source = dict(name='folder', path={str(tmp_path / 'images')!r})\n"
+        "    config.data.train = dict(split='train'); config.data.eval = dict(split='val')\n"
+        "    del config.train['generator']\n"
+        "    config.train.tokenizer.batch_size = 4\n"
+        "    config.train.tokenizer.steps = 1000\n"
+        "    return config\n"
+    )
+    port, began = free_port(), time.monotonic()
+    arguments = ["--config", str(config), "--workdir", str(tmp_path / "run")]
+    pair = [start(i, port, *arguments) for i in (0, 1)]
+    output = [process.communicate(timeout=200)[0] for process in pair]
+    assert any("40x32" in text for text in output), output
+    assert 2 in [process.returncode for process in pair]
+    assert 0 not in [process.returncode for process in pair]
+    assert time.monotonic() - began < 150
