@@ -32,12 +32,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
             init=dict(tokenizer="", generator=""),
             generator=dict(
                 plan="raster", plan_options=dict(), conditioning=dict(name="class", num_classes=10),
-                width=192, depth=4, heads=6, hidden=512, dropout=0.0,
+                width=192, depth=4, heads=6, hidden=512, dropout=0.0, cond_rope="identity",
             ),
             train=dict(
                 tokenizer=dict(
-                    steps=9000, batch_size=32, log_every=50, eval_every=1000, checkpoint_every=1000,
-                    visualize_every=3000,
+                    steps=5000, batch_size=32, log_every=50, eval_every=1000, checkpoint_every=1000,
+                    visualize_every=2500,
                     ema_decay=0.999, kmeans_init=True, ema_codebook=True, usage_decay=0.95,
                     restart_every=20, restart_threshold=0.05,
                     optimizer=dict(
@@ -46,8 +46,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                     ),
                 ),
                 generator=dict(
-                    steps=1000, batch_size=64, log_every=25, eval_every=250, checkpoint_every=250,
-                    visualize_every=500, ema_decay=0.99,
+                    steps=7000, batch_size=32, log_every=50, eval_every=1000, checkpoint_every=1000,
+                    visualize_every=1000, ema_decay=0.995,
                     optimizer=dict(
                         learning_rate=2e-3, weight_decay=0.05,
                         schedule=dict(name="cosine", warmup_steps=100),
