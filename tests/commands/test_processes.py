@@ -68,7 +68,7 @@ def test_a_mistake_that_one_process_meets_ends_both(tmp_path):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number:02d}.png")
     (tmp_path / "images" / "val" / "a").mkdir(parents=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "images" / "val" / "a" / "0.png")
-    Image.new("RGB", (40, 32)).save(folder / "07.png")  # read by one of the two, some time
+    Image.new("RGB", (40, 32)).save(folder / "07.png")
     config = tmp_path / "mine.py"
     config.write_text(
         "import runpy\n"
@@ -77,6 +77,9 @@ def test_a_mistake_that_one_process_meets_ends_both(tmp_path):
         f"    config.data.source = dict(name='folder', path={str(tmp_path / 'images')!r})\n"
         "    config.data.train = dict(split='train'); config.data.eval = dict(split='val')\n"
         "    del config.train['generator']\n"
+        # The coordinating process meets it, in the first batch; had it been the other, the end would come
+        # only after JAX's heartbeat of 100 s.
+        "    config.seed = 2\n"
         "    config.train.tokenizer.batch_size = 4\n"
         "    config.train.tokenizer.steps = 1000\n"
         "    return config\n"
@@ -88,4 +91,4 @@ def test_a_mistake_that_one_process_meets_ends_both(tmp_path):
     assert any("40x32" in text for text in output), output
     assert 2 in [process.returncode for process in pair]
     assert 0 not in [process.returncode for process in pair]
-    assert time.monotonic() - began < 150
+    assert time.monotonic() - began < 90
