@@ -11,8 +11,9 @@ import numpy as np
 
 from imgen.generators.plan import Plan
 
-# Every segment is compiled on its own. Measured, NAR-B over 8x8 codes, one guided image on two CPU cores: 530 ms
-# with one segment, 471 with 4, 448 with the 8 found, 439 with one a call (15); 4, 7, 14 and 23 s to compile.
+# Every segment is compiled on its own. Measured, NAR-B over 8x8 codes, one guided image on two CPU cores:
+# 530 ms with one segment, 471 with 4, 448 with the 8 found, 439 with one a call (15), which took 4, 7, 14
+# and 23 s to compile.
 WASTE, MOST_SEGMENTS = 0.1, 8
 
 
