@@ -15,7 +15,6 @@ with fresh parameters, where a call costs the reading of the weights.
 """
 
 import json
-import logging
 import statistics
 import sys
 import time
@@ -36,7 +35,6 @@ from imgen.runs import build_generator, build_tokenizer, load_generator
 from imgen.training.generator_task import sampler
 from imgen.training.metrics import read_metrics
 
-log = logging.getLogger("benchmarks")
 # What a plan changes in the generator's settings. NAR's second head is a block of its own.
 PLANS: dict[str, Callable[[dict], dict]] = {
     "raster": lambda base: {},

@@ -3,7 +3,6 @@
 What is wrong with the last stage's settings should not come out after hours of the first.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from imgen.config import plain
-from imgen.errors import UserError
+from imgen.errors import UserError, did_you_mean
 from imgen.runs import build_generator, build_tokenizer, saved_shapes
 from imgen.stages import STAGES, evaluation_task, evaluator, has_checkpoint, open_source
 from imgen.training.sharding import check_batch_size
@@ -68,8 +67,7 @@ def check_keys(settings) -> None:
 def _known(group, known: Sequence[str], where: str, needed: Sequence[str] = ()) -> None:
     for key in group:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            hint = did_you_mean(key, known) or f"there are {', '.join(known)}"
             raise UserError(f"{where} has no {key!r}; {hint}")
     for key in needed:
         if key not in group:

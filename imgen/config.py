@@ -1,7 +1,6 @@
 """Config files: `configs/NAME.py[:ARG]` with `--config.key=value` changes, and RUN/config.json."""
 
 import ast
-import difflib
 import importlib.util
 import inspect
 import json
@@ -11,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from imgen.errors import UserError
+from imgen.errors import UserError, did_you_mean
 
 OVERRIDE = "--config."
 # A run is one model on one stream of data: on resume these may not change ...
@@ -137,8 +136,8 @@ def _config_names(path: Path) -> list[str]:
 
 
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(word, known)
+    return f"; {hint}" if hint else ""
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -1,11 +1,10 @@
 """Calling constructors with arguments that a user wrote."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from imgen.errors import UserError
+from imgen.errors import UserError, did_you_mean
 
 
 def construct(constructor: Callable, arguments: Mapping[str, Any], where: str, **given):
@@ -19,8 +18,7 @@ def construct(constructor: Callable, arguments: Mapping[str, Any], where: str, *
     open_ended = len(names) < len(parameters)
     for name in arguments:
         if name not in names and not open_ended:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            hint = did_you_mean(name, names) or f"there are {', '.join(names)}"
             raise UserError(f"{where} has no {name!r}; {hint}")
     try:
         inspect.signature(constructor).bind(**given, **arguments)

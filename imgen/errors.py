@@ -1,5 +1,8 @@
 """The two ways in which a run ends early on purpose; `imgen.cli` turns them into exit statuses."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something that the user can mend. The message is one line: what is wrong and what to do.
@@ -10,3 +13,9 @@ class UserError(Exception):
 
 class NonFiniteLoss(Exception):
     """The training loss became NaN or infinite. Commands exit with status 3."""
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """ "did you mean 'near'?" for the known word that is nearest, "" if none is near."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""

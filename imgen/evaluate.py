@@ -24,8 +24,9 @@ from imgen.evaluation.codes import bigram_cross_entropy, entropy
 from imgen.runs import build_tokenizer, load_generator, load_tokenizer
 from imgen.stages import eval_transform, evaluation_task, open_source, reading
 from imgen.training import prefetch
+from imgen.training.loop import sum_over
 from imgen.training.progress import Progress
-from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
+from imgen.training.sharding import make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.evaluate")
 METRICS = ("reconstruction", "likelihood", "baselines")
@@ -117,14 +118,12 @@ def _held_out(args, settings):
 
 
 def _evaluate(task, state, batches, step: int) -> dict[str, float]:
-    mesh, sums = make_mesh(), {}
+    mesh = make_mesh()
     eval_step = jax.jit(task.eval_step, out_shardings=replicated(mesh))
     with jax.set_mesh(mesh):
         state = {**task.frozen_items, **state, "step": np.int32(step)}
         state = jax.device_put(state, replicated(mesh))
-        for batch in prefetch.on_device(batches, batch_sharding(mesh)):
-            for name, value in jax.device_get(eval_step(state, batch)).items():
-                sums[name] = sums.get(name, 0) + value.astype(np.float64)
+        sums = sum_over(eval_step, state, batches, mesh)
     return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}
 
 

@@ -122,6 +122,14 @@ def load_carried_tokenizer(run: str | Path) -> TrainedTokenizer | None:
     return TrainedTokenizer(tokenizer, params, spec, step)
 
 
+def check_tokenizer(trained: nn.Module, expected: nn.Module, run: str | Path) -> None:
+    """Raises UserError unless the tokenizer of a run is the one that a config describes."""
+    if trained != expected:
+        raise UserError(
+            f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
+        )
+
+
 def saved_shapes(run: str | Path, stage: str, expected: nn.Module | None = None):
     """Shapes of the parameters in the newest readable checkpoint of a run's stage; nothing is loaded.
 
@@ -129,10 +137,8 @@ def saved_shapes(run: str | Path, stage: str, expected: nn.Module | None = None)
     """
     settings = config.read_config(run)
     tokenizer, spec = build_tokenizer(settings)
-    if expected is not None and tokenizer != expected:
-        raise UserError(
-            f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
-        )
+    if expected is not None:
+        check_tokenizer(tokenizer, expected, run)
     source = settings.get("init", {}).get("tokenizer")
     if stage == "tokenizer" and stage not in settings.train and source:
         return saved_shapes(source, stage)

@@ -22,6 +22,7 @@ from imgen.interop import lpips
 from imgen.runs import (
     build_generator,
     build_tokenizer,
+    check_tokenizer,
     fingerprint,
     load_carried_tokenizer,
     load_generator,
@@ -80,10 +81,8 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
             "the generator needs codes: set init.tokenizer to a trained tokenizer's run, or data.source "
             "to latents that imgen.encode wrote"
         )
-    if trained and trained.module != tokenizer:
-        raise UserError(
-            f"config.tokenizer is not the tokenizer that was trained in {run}: copy its settings"
-        )
+    if trained:
+        check_tokenizer(trained.module, tokenizer, run)
     if trained and getattr(source, "tokenizer_hash", None) not in (
         None,
         fingerprint(trained.params),

@@ -3,7 +3,7 @@
 import jax
 
 from imgen.decoding import bit_diffusion
-from imgen.decoding.filters import Filters
+from imgen.decoding.filters import Filters, check_bits
 from imgen.decoding.generate import decoding_params, generate
 from imgen.decoding.guidance import Guidance
 from imgen.errors import UserError
@@ -48,7 +48,5 @@ def check_drawing(model: Generator | BitDiffusion, guidance: Guidance, filters: 
     is_diffusion = isinstance(model, BitDiffusion)
     if is_diffusion and (guidance.schedule != "constant" or guidance.interval >= 0):
         raise UserError("bit diffusion is guided at every step alike: guidance has a scale only")
-    if (is_diffusion or model.coding.binary) and (filters.top_k or filters.top_p < 1):
-        raise UserError(
-            "top_k and top_p choose among codes and bits have none: use temperature only"
-        )
+    if is_diffusion or model.coding.binary:
+        check_bits(filters)

@@ -64,12 +64,17 @@ def draw(logits: jax.Array, uniform: jax.Array, filters: Filters) -> jax.Array:
     return jnp.minimum(code, logits.shape[-1] - 1).astype(jnp.int32)
 
 
-def draw_bits(logits: jax.Array, uniform: jax.Array, filters: Filters) -> jax.Array:
-    """Draws bits from their logits: logits [...], uniform [...] in [0, 1). Temperature 0 thresholds."""
+def check_bits(filters: Filters) -> None:
+    """Raises UserError for filters that bits have no use for."""
     if filters.top_k or filters.top_p < 1:
         raise UserError(
             "top_k and top_p choose among codes and bits have none: use temperature only"
         )
+
+
+def draw_bits(logits: jax.Array, uniform: jax.Array, filters: Filters) -> jax.Array:
+    """Draws bits from their logits: logits [...], uniform [...] in [0, 1). Temperature 0 thresholds."""
+    check_bits(filters)
     if filters.temperature == 0:
         return (logits > 0).astype(jnp.int32)
     return (uniform < jax.nn.sigmoid(logits / filters.temperature)).astype(jnp.int32)

@@ -277,13 +277,8 @@ class _StageRun:
         self._saved = step
 
     def _evaluate(self, step: int) -> None:
-        sums: dict[str, np.ndarray] = {}
         with prefetch.closing(self._stage.make_eval()) as batches:
-            for batch in prefetch.on_device(batches, batch_sharding(self._mesh)):
-                for name, value in jax.device_get(self._eval_step(self._state, batch)).items():
-                    # Wide on the host: counts over a large set overflow float32's 24 bits.
-                    wide = np.float64 if np.issubdtype(value.dtype, np.floating) else np.int64
-                    sums[name] = sums.get(name, 0) + value.astype(wide)
+            sums = sum_over(self._eval_step, self._state, batches, self._mesh)
         if not sums:
             raise UserError(f"{self._stage.name}: the evaluation data has no batch")
         values = dict(self._task.summarize(sums))
@@ -314,6 +309,17 @@ class _StageRun:
     def _report(self, step: int) -> None:
         if jax.process_index() == 0:
             write_report(self._workdir)
+
+
+def sum_over(eval_step: Callable, state: State, batches, mesh) -> dict[str, np.ndarray]:
+    """What eval_step(state, batch) gives, summed over host batches."""
+    sums: dict[str, np.ndarray] = {}
+    for batch in prefetch.on_device(batches, batch_sharding(mesh)):
+        for name, value in jax.device_get(eval_step(state, batch)).items():
+            # Wide on the host: counts over a large set overflow float32's 24 bits.
+            wide = np.float64 if np.issubdtype(value.dtype, np.floating) else np.int64
+            sums[name] = sums.get(name, 0) + value.astype(wide)
+    return sums
 
 
 def _due(step: int, every: int, last: bool) -> bool:
