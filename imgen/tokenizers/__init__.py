@@ -1,7 +1,26 @@
 """Tokenizers: images <-> latents.
 
-A tokenizer is a Linen module with `spec(image_size) -> LatentSpec`, `encode(images[, rng])` and
-`decode(latents)`; images are float32 [B, H, W, 3] in [-1, 1].
+A tokenizer is a Linen module over float32 images [B, H, W, 3] in [-1, 1], with
+
+    spec(image_size) -> LatentSpec         raises UserError for sizes that it cannot take
+    encode(images[, rng]) -> latents       deterministic without a key, sampled (where it can be) with one
+    decode(latents) -> images              not clipped
+    __call__(images[, rng]) -> dict        the training pass; without a key, nothing is random and no
+                                           dropout acts (with one, a "dropout" stream is needed too)
+
+The dict of the training pass holds
+
+    latents   as `encode` gives them, without gradient
+    losses    the tokenizer's own by name, weighted scalars (the quantizer's, flow matching, ...)
+    stats     scalars by name, for the log
+    recon     [B, H, W, 3], where the pass makes pictures: reconstruction, perceptual and adversarial
+              losses apply to it, and then
+    hidden    the input of `project(hidden) -> recon`, the last layer, whose parameters are at the path
+              `last_layer`, e.g. ("decoder", "conv_out"): for the adaptive adversarial weight
+    z         features before the quantizer, where `code_features(z)` puts them among the codes: for
+              k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
+
+Optional: `frozen`, regular expressions of parameter paths that are never trained.
 """
 
 from imgen.tokenizers.codes import StoredCodes

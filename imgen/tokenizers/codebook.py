@@ -7,7 +7,7 @@ sharded batch every device sees the same sums, keys and candidates, so that repl
 import jax
 import jax.numpy as jnp
 
-from imgen.tokenizers.quantizers import nearest_codes
+from imgen.tokenizers.quantizers.nearest import nearest_codes
 
 CodebookState = dict[str, jax.Array]
 

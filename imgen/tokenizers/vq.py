@@ -15,7 +15,7 @@ from imgen.errors import UserError
 from imgen.latents import LatentSpec
 from imgen.nn.conv import Conv
 from imgen.tokenizers.autoencoder import Decoder, Encoder
-from imgen.tokenizers.quantizers import VectorQuantizer
+from imgen.tokenizers.quantizers.vector import VectorQuantizer
 
 
 class VQ(nn.Module):
@@ -107,19 +107,17 @@ class VQ(nn.Module):
         """The decoder's last convolution alone, for the adaptive adversarial weight."""
         return self.decoder.project(hidden)
 
-    def __call__(self, images: jax.Array, deterministic: bool = True) -> dict[str, Any]:
-        """A training pass. Needs a "dropout" key unless deterministic. Returns a dict:
-
-        recon [B, H, W, 3]; codes int32 [B, h, w]; losses: the quantizer's, weighted, scalars;
-        z [B, h, w, D]: the features before quantisation; hidden: the input of `project`.
-        """
+    def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> dict[str, Any]:
+        """A training pass (see `tokenizers`): also z [B, h, w, D], the features before quantisation."""
+        deterministic = rng is None
         z = self.features(images, deterministic)
-        quantized = self.quantizer(z)
+        quantized = self.quantizer(z, rng)
         hidden = self.decoder.hidden(self.post_quant_conv(quantized.values), deterministic)
         return {
             "recon": self.decoder.project(hidden),
-            "codes": quantized.codes,
+            "latents": quantized.latents,
             "losses": quantized.losses,
+            "stats": quantized.stats,
             "z": z,
             "hidden": hidden,
         }

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from imgen.tokenizers import codebook
-from imgen.tokenizers.quantizers import VectorQuantizer, nearest_codes, squared_distances
+from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
+from imgen.tokenizers.quantizers.vector import VectorQuantizer
 
 
 def test_chunked_search_equals_one_matmul_and_ties_take_the_smallest_index():
@@ -32,9 +33,9 @@ def test_value_is_the_code_and_gradient_reaches_features_and_codebook(l2_norm):
     z = jax.random.normal(jax.random.key(0), (2, 3, 4))
     params = quantizer.init(jax.random.key(1), z)
     out = quantizer.apply(params, z)
-    decoded = quantizer.apply(params, out.codes, method="decode")
+    decoded = quantizer.apply(params, out.latents, method="decode")
     np.testing.assert_array_equal(out.values, decoded)
-    np.testing.assert_array_equal(out.codes, quantizer.apply(params, z, method="encode"))
+    np.testing.assert_array_equal(out.latents, quantizer.apply(params, z, method="encode"))
 
     def through_value(z):
         return jnp.sum(quantizer.apply(params, z).values[..., 0])

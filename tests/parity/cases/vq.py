@@ -6,7 +6,7 @@ import numpy as np
 
 from imgen.interop import llamagen_vq
 from imgen.interop.table import from_official, to_official
-from imgen.tokenizers.quantizers import squared_distances
+from imgen.tokenizers.quantizers.nearest import squared_distances
 from imgen.tokenizers.vq import VQ
 from tests.parity.compare import assert_close, nchw, nhwc
 from tests.parity.golden import Golden
@@ -54,8 +54,8 @@ def llamagen_vq_case(g: Golden) -> None:
     nearest = np.sort(np.asarray(squared_distances(jnp.asarray(z), jnp.asarray(table))), axis=-1)
     margin = nearest[:, 1] - nearest[:, 0]
     assert_close(margin.min(), g.out("dist_margin_min"), 4 * tolerance["features"])
-    clear = (margin > 1e-4).reshape(out["codes"].shape)
-    np.testing.assert_array_equal(np.asarray(out["codes"])[clear], g.out("indices")[clear])
+    clear = (margin > 1e-4).reshape(out["latents"].shape)
+    np.testing.assert_array_equal(np.asarray(out["latents"])[clear], g.out("indices")[clear])
 
     codes = jnp.asarray(g.out("indices"))
     values = bound.quantizer.decode(codes)
@@ -76,7 +76,7 @@ def llamagen_vq_case(g: Golden) -> None:
         raw = entropy / config["entropy_loss_ratio"]
         assert_close(raw, g.out("entropy_loss_raw"), "rtol 2e-3")
     # The official ring buffer starts full of zeros: code 0 counts as used.
-    used = np.union1d(np.asarray(out["codes"]), [0]).size / config["codebook_size"]
+    used = np.union1d(np.asarray(out["latents"]), [0]).size / config["codebook_size"]
     assert_close(used, g.out("codebook_usage_first_step"), 1e-6)
 
     official_grads = to_official(rows, grads)

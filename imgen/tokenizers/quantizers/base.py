@@ -1,0 +1,67 @@
+"""What every quantizer is: features [..., features_in] -> latents -> values [..., features_out]."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from imgen.latents import LatentSpec
+
+
+class Quantized(NamedTuple):
+    """values [..., features_out] with the gradient that training uses; latents, as `encode` gives them,
+    without gradient; losses by name, weighted; stats by name: more scalars for the training log."""
+
+    values: jax.Array
+    latents: jax.Array
+    losses: dict[str, jax.Array]
+    stats: dict[str, jax.Array] = {}
+
+
+class Layout(NamedTuple):
+    """What goes in and comes out, per position.
+
+    kind, size: of the `LatentSpec`: ("index", vocabulary), ("bits", bits) or ("continuous", channels).
+    features_in, features_out: channels of the features that are taken and of the values given.
+    depth: codes a position, a last axis of the latents' grid; None for one without that axis.
+    """
+
+    kind: str
+    size: int
+    features_in: int
+    features_out: int
+    depth: int | None = None
+
+    def spec(self, grid: tuple[int, ...]) -> LatentSpec:
+        """The latents of features on `grid`."""
+        return LatentSpec(self.kind, grid if self.depth is None else (*grid, self.depth), self.size)
+
+
+class Quantizer(Protocol):
+    """The face of all quantizers; they are Linen modules. All computation is float32.
+
+    Statistics of a batch are taken over all positions of the GLOBAL batch: under `jax.jit` on a sharded
+    batch a plain mean is one. (The official codes take them per device.)
+    """
+
+    layout: Layout
+
+    def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
+        """The training pass; what is random in it is drawn with `rng`, or takes its likeliest value."""
+
+    def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Features -> latents: int32 codes, int32 bits [..., D] or float32 [..., C]."""
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents -> float32 values."""
+
+
+def straight_through(values: jax.Array, z: jax.Array) -> jax.Array:
+    """Exactly `values`, with the gradient of `z` (the usual z + sg(values - z) is off by rounding)."""
+    return jax.lax.stop_gradient(values) + (z - jax.lax.stop_gradient(z))
+
+
+def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+    """x / max(|x|, epsilon) over the last axis, with a finite gradient at 0."""
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, epsilon**2))

@@ -1,0 +1,64 @@
+"""Continuous latents: the diagonal Gaussian posterior of a variational autoencoder.
+
+Source: CompVis/latent-diffusion, ldm/modules/distributions; LTH14/mar, models/vae.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgen.tokenizers.quantizers.base import Layout, Quantized
+
+
+class Gaussian(nn.Module):
+    """Moments [..., 2 C] = [mean, log variance] -> C channels a position.
+
+    Latents leave as (z - shift) * scale, so that generators see mean 0 and deviation 1. `shift` and
+    `scale` are scalars among the parameters: whoever trains the tokenizer measures them (0.2325 is the
+    scale of MAR's KL-16). The decoder sees z itself.
+
+    kl_weight: of KL(posterior || N(0, 1)), summed over one image and averaged over the batch.
+    """
+
+    channels: int
+    kl_weight: float = 1e-6
+
+    def setup(self):
+        self.shift = self.param("shift", nn.initializers.zeros, ())
+        self.scale = self.param("scale", nn.initializers.ones, ())
+
+    @property
+    def layout(self) -> Layout:
+        return Layout("continuous", self.channels, 2 * self.channels, self.channels)
+
+    def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
+        mean, log_variance = posterior(z)
+        kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
+        kl /= z.shape[0]
+        values = sample(mean, log_variance, rng)
+        latents = jax.lax.stop_gradient(self.normalize(values))
+        return Quantized(values, latents, {"kl": self.kl_weight * kl}, {"kl_per_image": kl})
+
+    def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Moments -> normalised latents: the posterior's mean, or drawn from it with a key."""
+        return self.normalize(sample(*posterior(z), rng))
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Normalised latents -> values for the decoder."""
+        return latents.astype(jnp.float32) / self.scale + self.shift
+
+    def normalize(self, values: jax.Array) -> jax.Array:
+        return (values - self.shift) * self.scale
+
+
+def posterior(moments: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[..., 2 C] -> mean and log variance [..., C], the latter within [-30, 20]."""
+    mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+    return mean, jnp.clip(log_variance, -30.0, 20.0)
+
+
+def sample(mean: jax.Array, log_variance: jax.Array, rng: jax.Array | None) -> jax.Array:
+    """The mean, or a draw with a key."""
+    if rng is None:
+        return mean
+    return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(rng, mean.shape)

@@ -1,0 +1,71 @@
+"""Vector quantisation: features [..., D] <-> codes [...] of a codebook [K, D].
+
+Source: LlamaGen, tokenizer/tokenizer_image/vq_model.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgen.tokenizers.quantizers.base import Layout, Quantized, l2_normalize, straight_through
+from imgen.tokenizers.quantizers.entropy import entropy_loss
+from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest code by Euclidean distance; with `l2_norm` both sides are put on the unit sphere
+    first, at every use, while the stored table stays unconstrained.
+
+    commit_weight: beta of the commitment loss.
+    entropy_weight: of H(one position's soft assignment) - H(their mean over the global batch),
+        with p = softmax(-distance / entropy_temperature). 0 (LlamaGen's released models) skips
+        it; otherwise tensors of positions x K are built.
+    """
+
+    codebook_size: int
+    codebook_dim: int
+    l2_norm: bool = True
+    commit_weight: float = 0.25
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+
+    def setup(self):
+        def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+            bound = 1.0 / self.codebook_size
+            return self.normed(jax.random.uniform(key, shape, jnp.float32, -bound, bound))
+
+        self.codebook = self.param("codebook", init, (self.codebook_size, self.codebook_dim))
+
+    @property
+    def layout(self) -> Layout:
+        return Layout("index", self.codebook_size, self.codebook_dim, self.codebook_dim)
+
+    def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
+        del rng
+        z, table = self.normed(z), self.normed(self.codebook)
+        codes = nearest_codes(z, table)
+        q = jnp.take(table, codes, axis=0)
+        fixed_z, fixed_q = jax.lax.stop_gradient(z), jax.lax.stop_gradient(q)
+        losses = {
+            "codebook": jnp.mean(jnp.square(q - fixed_z)),
+            "commit": self.commit_weight * jnp.mean(jnp.square(fixed_q - z)),
+        }
+        if self.entropy_weight:
+            distances = squared_distances(z.reshape(-1, z.shape[-1]), table)
+            entropy = entropy_loss(-distances / self.entropy_temperature)
+            losses["entropy"] = self.entropy_weight * entropy
+        return Quantized(straight_through(q, z), codes, losses)
+
+    def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Features [..., D] -> int32 codes [...]; the same with or without a key."""
+        del rng
+        return nearest_codes(self.normed(z), self.normed(self.codebook))
+
+    def decode(self, codes: jax.Array) -> jax.Array:
+        """Codes [...] -> float32 values [..., D]."""
+        return jnp.take(self.normed(self.codebook), codes, axis=0)
+
+    def normed(self, x: jax.Array) -> jax.Array:
+        """Features or codes as they are compared: float32, of unit length with `l2_norm`."""
+        x = x.astype(jnp.float32)
+        return l2_normalize(x) if self.l2_norm else x
