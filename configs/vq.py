@@ -1,29 +1,30 @@
-"""LlamaGen's VQ tokenizers on ImageNet: published layout, losses and recipe (`tokenizer/.../vq_train.py`).
+"""VQ tokenizers on ImageNet: LlamaGen's, taming's and MaskGIT's layouts, losses and recipes.
 
     python -m imgen.train --config configs/vq.py:vq16 --workdir RUN \
         --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
 
-Published on the validation set at 256x256: VQ-16 rFID 2.19, PSNR 20.79; VQ-8 rFID 0.59, PSNR 24.45. Not
-reproduced here yet. Without a weights file the perceptual term is left out, and the figures with it.
+vq16, vq8: LlamaGen (`tokenizer/tokenizer_image/vq_train.py`). taming_vqgan (1024 codes), taming_vqgan_16384,
+both f16. maskgit_vqgan: its perceptual loss compares ResNet features and its discriminator pays for its
+gradient (R1, 10); neither is built, LPIPS stands for the first.
+Published on the validation set at 256x256: VQ-16 rFID 2.19, PSNR 20.79; VQ-8 rFID 0.59, PSNR 24.45; taming
+rFID 7.94 and 4.98; MaskGIT 2.28. Not reproduced here. Without a weights file the perceptual term is left
+out, and the figures with it.
 `smoke` cuts the networks to a minute on a CPU, on shapes made on the fly.
 """
 
 from ml_collections import ConfigDict
 
-from imgen.errors import UserError
+from imgen.config import choose
 
 IMAGES = 1_281_167
 EPOCHS = 40
 BATCH_SIZE = 128
-SIZES = ("vq16", "vq8")
+SIZES = ("vq16", "vq8", "taming_vqgan", "taming_vqgan_16384", "maskgit_vqgan")
 ARGS = (*SIZES, "smoke")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    parts = (arg or "vq16").split(",")
-    chosen = [part for part in parts if part in SIZES]
-    if len(chosen) != 1:
-        raise UserError(f"configs/vq.py:ARG names one of {', '.join(SIZES)}")
+    name, options = choose(arg, SIZES, __file__)
 
     def adam() -> dict:
         return dict(
@@ -44,7 +45,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                 flip=True,
                 num_workers=8,
             ),
-            tokenizer=dict(name=chosen[0], dtype="bfloat16"),
+            tokenizer=dict(name=name, dtype="bfloat16"),
+            init=dict(tokenizer=""),
             train=dict(
                 tokenizer=dict(
                     steps=EPOCHS * (IMAGES // BATCH_SIZE),
@@ -64,7 +66,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
             ),
         )
     )
-    if "smoke" in parts:
+    stage = config.train.tokenizer
+    if name.startswith("taming"):
+        taming(stage, weight=0.8 if name == "taming_vqgan" else 0.75)
+    if name == "maskgit_vqgan":
+        maskgit(stage)
+    if "smoke" in options:
         config.data = dict(
             source=dict(name="shapes", size=64),
             train=dict(split="train", num=64),
@@ -75,8 +82,31 @@ def get_config(arg: str | None = None) -> ConfigDict:
             num_workers=0,
         )
         config.tokenizer.update(
-            ch=8, num_res_blocks=1, z_channels=8, groups=4, codebook_size=64, dtype="float32"
+            ch=8, num_res_blocks=1, groups=4, codebook_size=64, codebook_dim=8, dtype="float32"
         )
-        config.train.tokenizer.update(steps=4, batch_size=8, log_every=1)
-        config.train.tokenizer.adversary.start = 3
+        if name != "maskgit_vqgan":
+            config.tokenizer.z_channels = 8
+        stage.update(steps=4, batch_size=8, log_every=1)
+        stage.adversary.start = 3
     return config
+
+
+def taming(stage: ConfigDict, weight: float) -> None:
+    """Taming's losses: its rate is for the global batch, its adversary acts from the start."""
+    stage.reconstruction = "l1"
+    stage.adversary = dict(
+        discriminator="patchgan", weight=weight, disc_weight=1.0, start=0, adaptive=True
+    )
+    for name in ("optimizer", "disc_optimizer"):
+        stage[name].update(learning_rate=4.5e-6 * stage.batch_size, betas=(0.5, 0.9))
+
+
+def maskgit(stage: ConfigDict) -> None:
+    stage.update(steps=1_000_000, batch_size=256, perceptual_weight=0.1, ema_decay=0.999)
+    stage.reconstruction_weight = 0.25  # its images are in [0, 1], ours in [-1, 1]
+    stage.adversary = dict(
+        discriminator="stylegan", weight=0.1, disc_weight=1.0, start=0,
+        d_loss="vanilla", g_loss="non_saturating",
+    )  # fmt: skip
+    for name in ("optimizer", "disc_optimizer"):
+        stage[name].betas = (0.0, 0.99)

@@ -24,6 +24,20 @@ def from_sub_codes(codes: jax.Array, width: int) -> jax.Array:
     return bits.reshape(*codes.shape[:-1], codes.shape[-1] * width)
 
 
+def sub_codes_low_first(bits: jax.Array, parts: int) -> jax.Array:
+    """As `sub_codes`, with the first bit of each sub-code the least significant (LFQ; with several parts
+    Open-MAGVIT2's factorised indices, low bits first)."""
+    width = sub_width(bits.shape[-1], parts)
+    chunks = bits.reshape(*bits.shape[:-1], parts, width)
+    return sub_codes(chunks[..., ::-1], 1)[..., 0]
+
+
+def from_sub_codes_low_first(codes: jax.Array, width: int) -> jax.Array:
+    """The inverse of `sub_codes_low_first`: [..., parts] -> int32 bits [..., parts * width]."""
+    bits = from_sub_codes(codes[..., None], width)[..., ::-1]
+    return bits.reshape(*codes.shape[:-1], codes.shape[-1] * width)
+
+
 def sub_width(bits: int, parts: int) -> int:
     """Bits of each sub-code. Raises UserError where the bits can't be cut so."""
     if parts < 1 or bits % parts or bits // parts > MAX_SUB_BITS:

@@ -9,16 +9,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from imgen import paths
 from imgen.config import plain
 from imgen.errors import UserError, did_you_mean
-from imgen.runs import build_generator, build_tokenizer, saved_shapes
+from imgen.runs import PARTS, build_generator, build_tokenizer, saved_shapes, tokenizer_shapes
 from imgen.stages import STAGES, evaluation_task, evaluator, has_checkpoint, open_source
 from imgen.training.sharding import check_batch_size
 from imgen.training.warm_start import check_warm_start
 
 GROUPS = ("seed", "mesh", "data", "tokenizer", "init", "generator", "train")
 DATA = ("source", "train", "eval", "image_size", "crop", "flip", "num_workers", "max_bad_share")
-INIT = ("tokenizer", "generator")
+INIT = ("tokenizer", "generator", "parts")
 
 
 def check(settings, workdir: str | Path, mesh) -> None:
@@ -36,6 +37,9 @@ def check(settings, workdir: str | Path, mesh) -> None:
                 f"{task.microbatches} microbatches"
             )
         batch = {"image": jnp.zeros((1, size, size, 3), jnp.uint8)}
+        if name == "tokenizer" and settings.data.train.get("teacher"):
+            shape = open_source(settings, "train").teacher_shape
+            batch["teacher"] = jnp.zeros((1, *shape))
         if name == "generator":
             batch = task.generator.conditioner.example(1)
             check_data(settings, task.generator)
@@ -75,20 +79,47 @@ def _known(group, known: Sequence[str], where: str, needed: Sequence[str] = ()) 
 
 
 def check_init(settings, workdir: str | Path) -> None:
-    """The runs that the generator starts from must be there and fit."""
+    """The runs that the stages start from must be there and fit."""
     init = settings.get("init", {})
-    if init.get("tokenizer") and "tokenizer" in settings.train:
-        raise UserError(
-            "the config trains a tokenizer and names another in init.tokenizer: leave out one of them"
-        )
+    tokenizer, spec = build_tokenizer(settings)
+    trains_tokenizer = "tokenizer" in settings.train
+    if trains_tokenizer and not has_checkpoint(workdir, "tokenizer"):
+        if run := init.get("tokenizer"):
+            ours = tokenizer_shapes(tokenizer, settings)
+            check_warm_start(ours, saved_shapes(run, "tokenizer"), run, "init.tokenizer")
+        warm = bool(init.get("tokenizer"))
+        check_parts(tokenizer_shapes(tokenizer, settings), plain(init.get("parts", {})), warm)
     if "generator" not in settings.train or has_checkpoint(workdir, "generator"):
         return
-    tokenizer, spec = build_tokenizer(settings)
-    if run := init.get("tokenizer"):
+    if (run := init.get("tokenizer")) and not trains_tokenizer:
         saved_shapes(run, "tokenizer", tokenizer)
     if run := init.get("generator"):
         ours = jax.eval_shape(build_generator(settings, spec).init_params, jax.random.key(0))
-        check_warm_start(ours, saved_shapes(run, "generator"), run)
+        check_warm_start(ours, saved_shapes(run, "generator"), run, "init.generator")
+
+
+def check_parts(shapes, runs: dict[str, str], warm: bool) -> None:
+    """Tokenizers inside the one that is trained (its shapes) must come from runs of the same ones."""
+    parts = [name for name in PARTS if name in shapes]
+    for name, run in runs.items():
+        if run and name not in parts:
+            known = ", ".join(parts) or "it has none"
+            raise UserError(f"init.parts.{name}: the tokenizer has no such part ({known})")
+        if run:
+            ours = paths.flatten(shapes[name])
+            theirs = paths.flatten(saved_shapes(run, "tokenizer"))
+            missing = [path for path in ours if path not in theirs]
+            if missing:
+                raise UserError(
+                    f"init.parts.{name}: the tokenizer of {run} has no {missing[0]}: make tokenizer.{name} "
+                    "its settings"
+                )
+            check_warm_start(ours, theirs, run, f"init.parts.{name}")
+    for name in parts:
+        if not runs.get(name) and not warm:
+            raise UserError(
+                f"tokenizer.{name} is never trained here: name a run of it in init.parts.{name}"
+            )
 
 
 def check_data(settings, generator) -> None:

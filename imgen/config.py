@@ -35,6 +35,16 @@ def load_config(path_with_arg: str, overrides: Sequence[str] = ()) -> FrozenConf
     return override(config, overrides)
 
 
+def choose(arg: str | None, sizes: Sequence[str], where: str) -> tuple[str, set[str]]:
+    """A recipe's ARG "size,other,..." -> the one of `sizes` that it names, the first by default, and the
+    rest. Raises UserError if it names several."""
+    parts = (arg or sizes[0]).split(",")
+    chosen = [part for part in parts if part in sizes] or [sizes[0]]
+    if len(chosen) > 1:
+        raise UserError(f"{where}:ARG names one of {', '.join(sizes)}")
+    return chosen[0], set(parts) - {chosen[0]}
+
+
 def override(config: ConfigDict | FrozenConfigDict, overrides: Sequence[str]) -> FrozenConfigDict:
     """A copy of `config` with "a.b=value" applied."""
     config = ConfigDict(config.to_dict()).unlock()  # ConfigDict(config) would share the groups

@@ -1,7 +1,8 @@
-"""Stores a data set as a tokenizer's codes: `python -m imgen.encode --workdir RUN --split S --out DIR`.
+"""Stores a data set as a tokenizer's latents: `python -m imgen.encode --workdir RUN --split S --out DIR`.
 
-Writes DIR/S: for each image the codes of a centre crop and of its mirror image, or with --ten_crop those of
-ten crops, as LlamaGen trains on (run it with --crop_range 1.1 and 1.05 for its two sets). Train on them with
+Writes DIR/S: for each image the latents of a centre crop and of its mirror image, or with --ten_crop those of
+ten crops, as LlamaGen trains on (run it with --crop_range 1.1 and 1.05 for its two sets). Of continuous
+latents mean and variance are stored, and training draws from them anew each time. Train on them with
 `data.source=dict(name="latents", path=DIR)`.
 """
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         split=args.split,
         tokenizer_hash=fingerprint(run.params),
         variants=views.variants,
+        moments=run.has_moments,
         num_classes=source.num_classes,
         class_names=source.class_names,
     )
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log.warning(
             "left out %d of %d images that could not be read", len(source) - written, len(source)
         )
-    log.info("wrote the codes of %d images to %s", written, out)
+    log.info("wrote the latents of %d images to %s", written, out)
 
 
 def _source(dataset: str | None, split: str, settings):
@@ -102,10 +104,10 @@ def _source(dataset: str | None, split: str, settings):
 
 
 def _encode(run: TrainedTokenizer, batches) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Codes [B, V, *grid] and labels [B] of the images that could be read."""
+    """Latents [B, V, *grid, ...] and labels [B] of the images that could be read."""
     for batch in batches:
         pixels = batch["image"]  # [B, V, H, W, 3]
-        codes = run.encode(pixels.reshape(-1, *pixels.shape[2:]))
+        codes = run.store(pixels.reshape(-1, *pixels.shape[2:]))
         read = batch["mask"] > 0
         yield codes.reshape(*pixels.shape[:2], *codes.shape[1:])[read], batch["label"][read]
 

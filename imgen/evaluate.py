@@ -1,12 +1,14 @@
 """Measures a trained run on held-out data: `python -m imgen.evaluate --workdir RUN [--metrics ...]`.
 
 Prints one JSON object and writes it to RUN/evaluation.json. Metrics:
-  reconstruction  PSNR of the tokenizer, codebook usage and perplexity over the whole set
+  reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
+  prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
   likelihood      cross-entropy of the generator, in nats per code and per image
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
 """
 
 import contextlib
+import functools
 import json
 import logging
 import sys
@@ -26,10 +28,11 @@ from imgen.stages import eval_transform, evaluation_task, open_source, reading
 from imgen.training import prefetch
 from imgen.training.loop import sum_over
 from imgen.training.progress import Progress
+from imgen.training.reconstructions import first_tokens, is_nested
 from imgen.training.sharding import make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.evaluate")
-METRICS = ("reconstruction", "likelihood", "baselines")
+METRICS = ("reconstruction", "prefixes", "likelihood", "baselines")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.batch_size < 1 or (args.num is not None and args.num < 1):
         parser.error("--num and --batch_size must be at least 1")
     settings = config.read_config(args.workdir)
-    stages = {"reconstruction": "tokenizer", "likelihood": "generator", "baselines": "generator"}
-    there = [metric for metric in METRICS if stages[metric] in settings.train]
+    there = _measurable(settings)
     metrics = args.metrics.split(",") if args.metrics else there
     for metric in metrics:
         if metric not in there:
@@ -60,17 +62,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
 
 
+def _measurable(settings) -> list[str]:
+    """The metrics that make sense for what a run trained."""
+    tokenizer, spec = build_tokenizer(settings)
+    there = []
+    if "tokenizer" in settings.train:
+        there += ["reconstruction", "prefixes"] if is_nested(tokenizer) else ["reconstruction"]
+    if "generator" in settings.train:
+        there += ["likelihood", "baselines"] if spec.kind == "index" else ["likelihood"]
+    return there
+
+
 def reconstruction(args, settings) -> dict[str, float]:
     run = load_tokenizer(args.workdir)
     task = evaluation_task("tokenizer", settings)
-    return _evaluate(task, {"params": run.params}, _held_out(args, settings), run.step)
+    state = {"params": run.params}
+    measured = _evaluate(task, _compiled(task), state, _held_out(args, settings), run.step)
+    return {"tokens": run.spec.positions, "bits": run.spec.bits, **measured}
+
+
+def prefixes(args, settings) -> dict[str, dict[str, float]]:
+    run = load_tokenizer(args.workdir)
+    task = evaluation_task("tokenizer", settings)
+    state, eval_step, rows = {"params": run.params}, _compiled(task), {}
+    for keep in first_tokens(run.module, settings.data.image_size):
+        step = functools.partial(eval_step, keep=np.int32(keep))
+        measured = _evaluate(task, step, state, _held_out(args, settings), run.step)
+        rows[str(keep)] = {k: v for k, v in measured.items() if k in ("psnr", "ssim_gauss11")}
+    return {"by_tokens": rows}
 
 
 def likelihood(args, settings) -> dict[str, float]:
     run = load_generator(args.workdir)
     task = evaluation_task("generator", settings)
     state = {"params": run.params, "tokenizer": run.tokenizer_params}
-    return _evaluate(task, state, _held_out(args, settings), run.step)
+    return _evaluate(task, _compiled(task), state, _held_out(args, settings), run.step)
 
 
 def baselines(args, settings) -> dict[str, float]:
@@ -96,7 +122,12 @@ def baselines(args, settings) -> dict[str, float]:
     }
 
 
-MEASURES = {"reconstruction": reconstruction, "likelihood": likelihood, "baselines": baselines}
+MEASURES = {
+    "reconstruction": reconstruction,
+    "prefixes": prefixes,
+    "likelihood": likelihood,
+    "baselines": baselines,
+}
 
 
 def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
@@ -117,9 +148,13 @@ def _held_out(args, settings):
     return _batches(args, settings, "eval", args.num)
 
 
-def _evaluate(task, state, batches, step: int) -> dict[str, float]:
+def _compiled(task):
+    """The task's evaluation of a batch, compiled when it is first called."""
+    return jax.jit(task.eval_step, out_shardings=replicated(make_mesh()))
+
+
+def _evaluate(task, eval_step, state, batches, step: int) -> dict[str, float]:
     mesh = make_mesh()
-    eval_step = jax.jit(task.eval_step, out_shardings=replicated(mesh))
     with jax.set_mesh(mesh):
         state = {**task.frozen_items, **state, "step": np.int32(step)}
         state = jax.device_put(state, replicated(mesh))

@@ -33,3 +33,10 @@ class LatentSpec:
     def positions(self) -> int:
         """Positions per image: the product of the grid."""
         return math.prod(self.grid)
+
+    @property
+    def bits(self) -> float | None:
+        """Bits that an image's latents take at a fixed length; None for continuous ones."""
+        if self.kind == "continuous":
+            return None
+        return self.positions * (self.size if self.kind == "bits" else math.log2(self.size))

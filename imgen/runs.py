@@ -24,16 +24,24 @@ from imgen.training.checkpoint import Checkpointer
 from imgen.training.loop import checkpoint_dir
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
+PARTS = ("vae", "proxy")  # tokenizers inside tokenizers, trained elsewhere
+
 
 def build_tokenizer(settings) -> tuple[nn.Module, LatentSpec]:
     """The tokenizer of a run's config, and the latents of its images."""
-    arguments = plain(settings.tokenizer)
-    name = arguments.pop("name")
-    if name not in TOKENIZERS:
-        raise UserError(f"tokenizer.name {name!r} is none of {', '.join(TOKENIZERS)}")
-    arguments["dtype"] = _dtype(arguments, "tokenizer")
-    tokenizer = construct(TOKENIZERS[name], arguments, "tokenizer")
+    tokenizer = _tokenizer(plain(settings.tokenizer), "tokenizer")
     return tokenizer, tokenizer.spec(settings.data.image_size)
+
+
+def _tokenizer(arguments: dict, where: str) -> nn.Module:
+    name = arguments.pop("name", None)
+    if name not in TOKENIZERS:
+        raise UserError(f"{where}.name {name!r} is none of {', '.join(TOKENIZERS)}")
+    arguments["dtype"] = _dtype(arguments, where)
+    for part in PARTS:
+        if isinstance(arguments.get(part), dict):
+            arguments[part] = _tokenizer(arguments[part], f"{where}.{part}")
+    return construct(TOKENIZERS[name], arguments, where)
 
 
 def build_generator(settings, spec: LatentSpec) -> Generator:
@@ -62,21 +70,33 @@ class TrainedTokenizer:
     step: int
 
     @functools.cached_property
-    def _encode(self):
-        @jax.jit
-        def encode(params, pixels):
-            return self.module.apply({"params": params}, images.to_float(pixels), method="encode")
+    def _compiled(self):
+        @functools.partial(jax.jit, static_argnames="method")
+        def apply(params, pixels, method):
+            return self.module.apply({"params": params}, images.to_float(pixels), method=method)
 
-        return encode
+        return apply
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether its latents are drawn from a distribution that can be stored."""
+        return self.spec.kind == "continuous" and hasattr(self.module, "moments")
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> latents [B, *grid], computed on all devices."""
+        """uint8 [B, H, W, 3] -> latents [B, *grid, ...], computed on all devices."""
+        return self._on_all_devices(pixels, "encode")
+
+    def store(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [B, H, W, 3] -> what `imgen.encode` stores: latents, or the moments of continuous ones."""
+        return self._on_all_devices(pixels, "moments" if self.has_moments else "encode")
+
+    def _on_all_devices(self, pixels: np.ndarray, method: str) -> np.ndarray:
         mesh, rows = make_mesh(), len(pixels)
         padding = whole_batch(rows, mesh) - rows
         pixels = np.pad(pixels, ((0, padding), *((0, 0),) * (pixels.ndim - 1)))
         with jax.set_mesh(mesh):
             batch = jax.device_put(pixels, batch_sharding(mesh))
-            return np.asarray(self._encode(self._replicated, batch))[:rows]
+            return np.asarray(self._compiled(self._replicated, batch, method))[:rows]
 
     @functools.cached_property
     def _replicated(self):
@@ -105,7 +125,7 @@ def load_tokenizer(run: str | Path) -> TrainedTokenizer:
             return load_tokenizer(source)
     tokenizer, spec = build_tokenizer(settings)
     with _open(run, "tokenizer") as (checkpointer, step):
-        params = _averaged_params(checkpointer, step, _tokenizer_shapes(tokenizer, settings))
+        params = _averaged_params(checkpointer, step, tokenizer_shapes(tokenizer, settings))
     return TrainedTokenizer(tokenizer, params, spec, step)
 
 
@@ -117,7 +137,7 @@ def load_carried_tokenizer(run: str | Path) -> TrainedTokenizer | None:
         step = checkpointer.latest_step()
         if step is None or not checkpointer.has_item("tokenizer", step):
             return None
-        shapes = {"tokenizer": _tokenizer_shapes(tokenizer, settings)}
+        shapes = {"tokenizer": tokenizer_shapes(tokenizer, settings)}
         params = checkpointer.restore_items(shapes, step)["tokenizer"]
     return TrainedTokenizer(tokenizer, params, spec, step)
 
@@ -144,7 +164,7 @@ def saved_shapes(run: str | Path, stage: str, expected: nn.Module | None = None)
         return saved_shapes(source, stage)
     with _open(run, stage):
         if stage == "tokenizer":
-            return _tokenizer_shapes(tokenizer, settings)
+            return tokenizer_shapes(tokenizer, settings)
         return jax.eval_shape(build_generator(settings, spec).init_params, jax.random.key(0))
 
 
@@ -169,12 +189,13 @@ def load_generator(run: str | Path) -> TrainedGenerator:
     with _open(run, "generator") as (checkpointer, step):
         params = _averaged_params(checkpointer, step, shapes)
         if checkpointer.has_item("tokenizer", step):
-            shapes = _tokenizer_shapes(tokenizer, settings)
+            shapes = tokenizer_shapes(tokenizer, settings)
             tokenizer_params = checkpointer.restore_items({"tokenizer": shapes}, step)["tokenizer"]
     return TrainedGenerator(generator, params, tokenizer, tokenizer_params, step)
 
 
-def _tokenizer_shapes(tokenizer: nn.Module, settings):
+def tokenizer_shapes(tokenizer: nn.Module, settings):
+    """Shapes of a tokenizer's parameters."""
     size = settings.data.image_size
     return jax.eval_shape(
         lambda: tokenizer.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))["params"]

@@ -2,6 +2,10 @@
 
 Writes DIR/000000.png ..., DIR/grid.png and DIR/samples.npz (arr_0: uint8 [N, H, W, 3]; labels). An image
 depends on the seed and its number only, not (but for rounding) on the batch size.
+
+Of a run that trained a tokenizer only, it draws reconstructions of held-out images in the same files;
+grid.png then shows pairs original | reconstruction, samples.npz holds `originals` too, and of tokenizers that
+can decode any number of tokens tokens.png shows original | 1, 2, 4, ... tokens.
 """
 
 import contextlib
@@ -9,17 +13,22 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from imgen import cli, config, images
+from imgen.data.loader import eval_batches
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
-from imgen.runs import load_generator
+from imgen.runs import load_generator, load_tokenizer
+from imgen.stages import eval_transform, open_source, reading
+from imgen.training import prefetch
 from imgen.training.generator_task import sampler
 from imgen.training.prefetch import to_global
 from imgen.training.progress import Progress
+from imgen.training.reconstructions import is_nested, reconstructor, stripper
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.sample")
@@ -48,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--num and --batch_size must be at least 1")
     cli.use_compilation_cache()
     out = cli.make_workdir(args.out, "--out")
+    if "generator" not in config.read_config(args.workdir).train:
+        return reconstruct(args, out)
 
     run = load_generator(args.workdir)
     if run.tokenizer_params is None:
@@ -85,6 +96,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     np.savez(out / "samples.npz", pixels, labels=labels)
     seconds = time.monotonic() - began
     log.info("%d images in %.1f s, compilation included: %s", args.num, seconds, out)
+
+
+def reconstruct(args, out: Path) -> None:
+    """Held-out images through a run's tokenizer."""
+    run, settings = load_tokenizer(args.workdir), config.read_config(args.workdir)
+    source, mesh = open_source(settings, "eval"), make_mesh()
+    num = min(args.num, len(source))
+    batches = eval_batches(
+        source, eval_transform(settings), num_examples=num,
+        batch_size=whole_batch(min(args.batch_size, num), mesh), **reading(settings),
+    )  # fmt: skip
+    draw, originals, recon, first = reconstructor(run.module), [], [], None
+    with jax.set_mesh(mesh), prefetch.closing(batches):
+        params = jax.device_put(run.params, replicated(mesh))
+        for batch in batches:
+            images_here = jax.device_put(batch["image"], batch_sharding(mesh))
+            first = images_here if first is None else first
+            read = batch["mask"] > 0
+            originals.append(batch["image"][read])
+            recon.append(jax.device_get(draw(params, images_here))[read])
+        if is_nested(run.module):
+            strips = jax.device_get(stripper(run.module)(params, first[:8]))
+            rows = strips.reshape(-1, *strips.shape[2:])
+            images.save_png(
+                out / "tokens.png", images.enlarge(images.grid(rows, columns=strips.shape[1]))
+            )
+    originals, recon = np.concatenate(originals), np.concatenate(recon)
+    for number, image in enumerate(recon):
+        images.save_png(out / f"{number:06d}.png", image)
+    pairs = np.stack([originals, recon], axis=1)[:64].reshape(-1, *recon.shape[1:])
+    images.save_png(out / "grid.png", images.enlarge(images.grid(pairs, columns=8)))
+    np.savez(out / "samples.npz", recon, originals=originals)
+    log.info("%d reconstructions: %s", len(recon), out)
 
 
 def _chosen(run_default, **asked) -> dict:

@@ -16,6 +16,7 @@ from imgen.config import plain
 from imgen.construct import construct
 from imgen.data import make_source, preprocess
 from imgen.data.loader import eval_batches, train_batches
+from imgen.data.teacher import WithTeacher
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
 from imgen.interop import lpips
@@ -56,9 +57,23 @@ def build_stages(settings, workdir: str | Path) -> Iterator[Stage]:
 
 
 def tokenizer_stage(settings, workdir: str | Path) -> Stage:
-    """Stage 1: a tokenizer on images."""
+    """Stage 1: a tokenizer on images.
+
+    It starts from the tokenizer of the run named in `init.tokenizer`, where there is one, and its parts
+    from those of `init.parts`. A stage that has a checkpoint needs these runs no more.
+    """
     loop, arguments = _split(settings.train.tokenizer)
-    return _stage("tokenizer", _tokenizer_task(settings, loop, arguments), settings, loop)
+    task = _tokenizer_task(settings, loop, arguments)
+    init = settings.get("init", {})
+    if not has_checkpoint(workdir, "tokenizer"):
+        trained = {}
+        if run := init.get("tokenizer"):
+            trained |= paths.flatten(load_tokenizer(run).params)
+        for part, run in init.get("parts", {}).items():
+            found = paths.flatten(load_tokenizer(run).params) if run else {}
+            trained |= {f"{part}/{path}": leaf for path, leaf in found.items()}
+        task.trained = trained or None
+    return _stage("tokenizer", task, settings, loop)
 
 
 def generator_stage(settings, workdir: str | Path) -> Stage:
@@ -73,7 +88,7 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
     init = settings.get("init", {})
     resumes = has_checkpoint(workdir, "generator")
     trained = load_carried_tokenizer(workdir) if resumes else None
-    run = init.get("tokenizer") or ("tokenizer" in settings.train and workdir)
+    run = workdir if "tokenizer" in settings.train else init.get("tokenizer")
     if run and trained is None:
         trained = load_tokenizer(run)
     if trained is None and settings.data.source.name != "latents":
@@ -175,7 +190,10 @@ def open_source(settings, which: str):
     """The data source of `data.train` or `data.eval`."""
     data = plain(settings.data)
     source, part = data["source"], data[which]
-    return make_source(**{**source, **{k: v for k, v in part.items() if k != "num_examples"}})
+    part = {k: v for k, v in part.items() if k not in ("num_examples", "teacher")}
+    opened = make_source(**{**source, **part})
+    teacher = data[which].get("teacher")
+    return WithTeacher(opened, teacher) if teacher else opened
 
 
 def reading(settings) -> dict:

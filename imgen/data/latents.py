@@ -1,10 +1,16 @@
-"""Stored codes: what `imgen.encode` writes and generator training reads.
+"""Stored latents: what `imgen.encode` writes and generator training reads.
 
 A folder holds spec.json and the shards latents-KKKKK-of-NNNNN.array_record. A record is the label
-(int32) followed by the codes of all variants of one image ([V, *grid], C order), little endian.
+(int32) followed by the latents of all variants of one image, C order, little endian:
+
+    index       [V, *grid], uint16, or int32 where the vocabulary needs it
+    bits        [V, *grid, D], eight to a byte, the first one most significant
+    continuous  [V, *grid, C] float32, or [V, *grid, 2 C]: mean and log variance of the latents, of which
+                training draws anew each time ("moments" in spec.json)
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +27,39 @@ FORMAT = 1
 _LABEL = np.dtype("<i4")
 
 
-def _dtype(spec: LatentSpec) -> np.dtype:
-    return np.dtype("<u2" if spec.size <= 2**16 else "<i4")
+class _Coding:
+    """Latents [V, *grid, ...] of one image <-> bytes."""
+
+    def __init__(self, spec: LatentSpec, variants: int, moments: bool):
+        self._kind = spec.kind
+        channels = {"index": (), "bits": (spec.size,), "continuous": (spec.size * (1 + moments),)}
+        self.shape = (variants, *spec.grid, *channels[spec.kind])
+        self._limit = {"index": spec.size, "bits": 2, "continuous": None}[spec.kind]
+        if spec.kind == "continuous":
+            self._dtype = np.dtype("<f4")
+        else:
+            self._dtype = np.dtype("<u2" if spec.size <= 2**16 else "<i4")
+        values = math.prod(self.shape)
+        packed = spec.kind == "bits"
+        self.num_bytes = -(-values // 8) if packed else values * self._dtype.itemsize
+
+    def to_bytes(self, latents: np.ndarray) -> bytes:
+        if latents.shape != self.shape:
+            raise ValueError(f"latents of shape {latents.shape}, expected {self.shape}")
+        if self._limit is not None and (latents.min() < 0 or latents.max() >= self._limit):
+            raise ValueError(f"latents outside [0, {self._limit})")
+        if self._limit is None and not np.isfinite(latents).all():
+            raise ValueError("latents that are not finite")
+        if self._kind == "bits":
+            return np.packbits(latents.astype(np.uint8)).tobytes()
+        return latents.astype(self._dtype).tobytes()
+
+    def from_bytes(self, data: memoryview) -> np.ndarray:
+        if self._kind == "bits":
+            bits = np.unpackbits(np.frombuffer(data, np.uint8), count=math.prod(self.shape))
+            return bits.reshape(self.shape).astype(np.int32)
+        values = np.frombuffer(data, self._dtype).reshape(self.shape)
+        return values.astype(np.float32 if self._kind == "continuous" else np.int32)
 
 
 def _shard(directory: Path, shard: int, num_shards: int) -> Path:
@@ -30,13 +67,14 @@ def _shard(directory: Path, shard: int, num_shards: int) -> Path:
 
 
 class LatentsWriter:
-    """Writes one shard of a folder of codes; use it as a context manager.
+    """Writes one shard of a folder of latents; use it as a context manager.
 
     The shard has a temporary name until the block ends without an error. With several processes
     each writes its own; shard 0 also writes spec.json.
 
-    split: the split that was encoded, e.g. "train". variants: codes stored per image (V).
-    tokenizer_hash: says which tokenizer made the codes.
+    split: the split that was encoded, e.g. "train". variants: views stored per image (V).
+    tokenizer_hash: says which tokenizer made the latents. moments: of continuous latents, mean and log
+        variance are stored.
     """
 
     def __init__(
@@ -47,24 +85,24 @@ class LatentsWriter:
         split: str,
         tokenizer_hash: str,
         variants: int,
+        moments: bool = False,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         shard: int = 0,
         num_shards: int = 1,
     ):
-        if spec.kind != "index":
-            raise UserError(f"only codes of kind 'index' can be stored, not {spec.kind!r}")
         self._directory = Path(path).expanduser()
         self._final = _shard(self._directory, shard, num_shards)
         if self._final.exists() or (self._directory / "spec.json").exists():
             raise UserError(f"{self._directory} already holds latents; write elsewhere")
-        self._spec, self._shape = spec, (variants, *spec.grid)
+        self._coding = _Coding(spec, variants, moments)
         self._about = {
             "format": FORMAT,
             "kind": spec.kind,
             "grid": list(spec.grid),
             "size": spec.size,
             "variants": variants,
+            "moments": moments,
             "split": split,
             "num_classes": num_classes,
             "class_names": None if class_names is None else list(class_names),
@@ -80,15 +118,11 @@ class LatentsWriter:
         except (OSError, RuntimeError) as error:
             raise UserError(f"cannot write to {self._directory}: {error}") from error
 
-    def write(self, codes: np.ndarray, label: int) -> None:
-        """Adds one image: integer codes [V, *grid], each in [0, spec.size)."""
-        codes = np.asarray(codes)
-        if codes.shape != self._shape:
-            raise ValueError(f"codes of shape {codes.shape}, expected {self._shape}")
-        if codes.min() < 0 or codes.max() >= self._spec.size:
-            raise ValueError(f"codes outside [0, {self._spec.size})")
-        record = np.array(label, _LABEL).tobytes() + codes.astype(_dtype(self._spec)).tobytes()
-        self._writer.write(record)
+    def write(self, latents: np.ndarray, label: int) -> None:
+        """Adds one image: its latents of all variants, [V, *grid, ...]. Raises ValueError for latents of
+        another shape or range."""
+        data = self._coding.to_bytes(np.asarray(latents))
+        self._writer.write(np.array(label, _LABEL).tobytes() + data)
 
     def __enter__(self) -> "LatentsWriter":
         return self
@@ -131,7 +165,8 @@ def _open(directory: Path, about: dict) -> ArrayRecordDataSource:
 
 
 class Latents:
-    """The data source "latents": {"codes": int32 [V, *grid], "label": int}.
+    """The data source "latents": {"codes": [V, *grid, ...], "label": int}; codes are int32 indices or bits,
+    or float32. Moments stand under "moments" in their place.
 
     path: a folder written by LatentsWriter, or one with a sub-folder named like the split. Several
     paths hold other crops of the same images: their variants are put together, so that drawing one
@@ -155,8 +190,8 @@ class Latents:
                     f"{folder} was written by another tokenizer ({about['tokenizer_hash']}, "
                     f"not {tokenizer_hash}); encode the data set again"
                 )
-            for field in ("kind", "grid", "size", "tokenizer_hash", "num_classes"):
-                if about[field] != first[field]:
+            for field in ("kind", "grid", "size", "moments", "tokenizer_hash", "num_classes"):
+                if about.get(field) != first.get(field):
                     raise UserError(f"{folder} and {folders[0]} differ in {field}")
         self._records = [_open(*pair) for pair in zip(folders, abouts, strict=True)]
         if len({len(records) for records in self._records}) > 1:
@@ -167,7 +202,9 @@ class Latents:
         self.tokenizer_hash: str = first["tokenizer_hash"]
         self.num_classes = first["num_classes"]
         self.class_names = None if first["class_names"] is None else tuple(first["class_names"])
-        self._folders, self._variants = folders, [about["variants"] for about in abouts]
+        moments = first.get("moments", False)
+        self._folders, self._key = folders, "moments" if moments else "codes"
+        self._codings = [_Coding(self.spec, about["variants"], moments) for about in abouts]
         if not len(self):
             raise UserError(f"{self.name} holds no images")
         self[0], self[len(self) - 1]  # fail now if the records are not what spec.json says
@@ -181,29 +218,29 @@ class Latents:
     def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
         """As `data.source.read`, with no example ever bad: a broken file is a UserError."""
         sets = []
-        parts = zip(self._folders, self._records, self._variants, strict=True)
-        for folder, records, variants in parts:
+        parts = zip(self._folders, self._records, self._codings, strict=True)
+        for folder, records, coding in parts:
             try:
                 found = records.__getitems__(list(indices))
             except Exception as error:
                 raise UserError(f"cannot read {folder}, encode it again: {error}") from error
-            sets.append([self._parse(record, folder, variants) for record in found])
+            sets.append([_parse(record, folder, coding) for record in found])
         examples = []
         for parts in zip(*sets, strict=True):
             labels = {label for label, _ in parts}
             if len(labels) > 1:
                 raise UserError(f"{' and '.join(map(str, self._folders))} differ in their labels")
-            codes = np.concatenate([codes for _, codes in parts]).astype(np.int32)
-            examples.append({"codes": codes, "label": labels.pop()})
+            latents = np.concatenate([latents for _, latents in parts])
+            examples.append({self._key: latents, "label": labels.pop()})
         return examples
 
-    def _parse(self, record: bytes, folder: Path, variants: int) -> tuple[int, np.ndarray]:
-        dtype = _dtype(self.spec)
-        expected = _LABEL.itemsize + variants * self.spec.positions * dtype.itemsize
-        if len(record) != expected:
-            raise UserError(
-                f"{folder}: a record of {len(record)} bytes where spec.json implies {expected}; "
-                "the shards and spec.json are of different runs"
-            )
-        codes = np.frombuffer(record, dtype, offset=_LABEL.itemsize)
-        return int(np.frombuffer(record, _LABEL, 1)[0]), codes.reshape(variants, *self.spec.grid)
+
+def _parse(record: bytes, folder: Path, coding: _Coding) -> tuple[int, np.ndarray]:
+    expected = _LABEL.itemsize + coding.num_bytes
+    if len(record) != expected:
+        raise UserError(
+            f"{folder}: a record of {len(record)} bytes where spec.json implies {expected}; "
+            "the shards and spec.json are of different runs"
+        )
+    label = int(np.frombuffer(record, _LABEL, 1)[0])
+    return label, coding.from_bytes(memoryview(record)[_LABEL.itemsize :])

@@ -72,6 +72,10 @@ def _label(example: dict) -> np.int32:
     return np.int32(example["label"])
 
 
+def _teacher(example: dict) -> dict:
+    return {"teacher": example["teacher"]} if "teacher" in example else {}
+
+
 CROPS = ("random", "center", "none")
 
 
@@ -103,7 +107,7 @@ class TrainImages:
         image = _of_size(image, self.size)
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
-        return {"image": image, "label": _label(example)}
+        return {"image": image, "label": _label(example), **_teacher(example)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +124,8 @@ class EvalImages:
         image = example["image"]
         if self.crop == "center":
             image = center_crop(image, self.size)
-        return {"image": _of_size(image, self.size), "label": _label(example)}
+        image = _of_size(image, self.size)
+        return {"image": image, "label": _label(example), **_teacher(example)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,17 +154,27 @@ class StoredViews:
 
 @dataclasses.dataclass(frozen=True)
 class TrainCodes:
-    """{"codes": int32 [*grid], "label": int32}: one stored variant, uniformly drawn."""
+    """{"codes": [*grid, ...], "label": int32}: one stored variant, uniformly drawn; of moments, latents
+    drawn from them anew each time (LTH14/mar: the posterior is sampled when it is used)."""
 
     def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-        codes = example["codes"]
-        return {"codes": codes[rng.integers(len(codes))], "label": _label(example)}
+        stored = example["moments"] if "moments" in example else example["codes"]
+        codes = stored[rng.integers(len(stored))]
+        if "moments" in example:
+            mean, log_variance = np.split(codes, 2, axis=-1)
+            noise = rng.standard_normal(mean.shape, np.float32)
+            codes = mean + np.exp(0.5 * log_variance) * noise
+        return {"codes": codes, "label": _label(example)}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalCodes:
-    """{"codes": int32 [*grid], "label": int32}: the centre crop, which is the fifth of ten crops."""
+    """{"codes": [*grid, ...], "label": int32}: the centre crop, which is the fifth of ten crops; of moments
+    the mean."""
 
     def __call__(self, example: dict, rng: np.random.Generator | None) -> dict:
-        codes = example["codes"]  # [V, *grid]
-        return {"codes": codes[4 if len(codes) >= 10 else 0], "label": _label(example)}
+        stored = example["moments"] if "moments" in example else example["codes"]
+        codes = stored[4 if len(stored) >= 10 else 0]
+        if "moments" in example:
+            codes, _ = np.split(codes, 2, axis=-1)
+        return {"codes": codes, "label": _label(example)}

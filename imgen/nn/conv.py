@@ -1,7 +1,8 @@
 """Convolutional bricks of image autoencoders. Activations are NHWC: x [B, H, W, C].
 
-The blocks are those of VQGAN as LlamaGen uses them (tokenizer/tokenizer_image/vq_model.py);
-parameters are float32, `dtype` is the type of the computation, norm statistics are float32.
+The blocks are those of VQGAN as LlamaGen uses them (tokenizer/tokenizer_image/vq_model.py), with what
+MaskGIT does otherwise; parameters are float32, `dtype` is the type of the computation, norm statistics
+are float32.
 """
 
 import math
@@ -91,22 +92,32 @@ class GroupNorm(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """norm, swish, conv3x3, norm, swish, dropout, conv3x3; plus x (by a 1x1 conv if it widens)."""
+    """norm, swish, conv3x3, norm, swish, dropout, conv3x3; plus x (by a 1x1 conv if it widens).
+
+    use_bias: of the convolutions.
+    output_shortcut: where the block widens, x is left out and the 1x1 conv is of the block's own output
+        h: h + W h. MaskGIT's released VQGAN was trained so.
+    """
 
     features: int
     groups: int = 32
     dropout: float = 0.0
+    use_bias: bool = True
+    output_shortcut: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        def conv(kernel: int, name: str) -> Conv:
+            return Conv(self.features, kernel, use_bias=self.use_bias, dtype=self.dtype, name=name)
+
         h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm1")(x))
-        h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
+        h = conv(3, "conv1")(h)
         h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm2")(h))
         h = nn.Dropout(self.dropout)(h, deterministic=deterministic)
-        h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
+        h = conv(3, "conv2")(h)
         if x.shape[-1] != self.features:
-            x = Conv(self.features, 1, dtype=self.dtype, name="shortcut")(x)
+            x = conv(1, "shortcut")(h if self.output_shortcut else x)
         return x + h
 
 
@@ -138,6 +149,17 @@ class Downsample(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         padding = ((0, 1), (0, 1))
         return Conv(x.shape[-1], stride=2, padding=padding, dtype=self.dtype, name="conv")(x)
+
+
+class AveragePool(nn.Module):
+    """Halves H and W: the mean of each 2x2 pixels."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, h, w, c = x.shape
+        return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4)).astype(self.dtype)
 
 
 class Upsample(nn.Module):

@@ -20,10 +20,41 @@ The dict of the training pass holds
     z         features before the quantizer, where `code_features(z)` puts them among the codes: for
               k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
 
-Optional: `frozen`, regular expressions of parameter paths that are never trained.
+Optional: `frozen`, regular expressions of parameter paths that are never trained; `num_codes`, the codes that
+count as used where the vocabulary has more (padding); in the training pass an argument `teacher` [B, M, F], a
+frozen model's features that it is to predict.
 """
 
+from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, titok
 from imgen.tokenizers.codes import StoredCodes
-from imgen.tokenizers.vq import VQ, vq8, vq16
+from imgen.tokenizers.vq import (
+    VQ,
+    maskgit_vqgan,
+    taming_vqgan,
+    taming_vqgan_16384,
+    taming_vqgan_f8,
+    vq8,
+    vq16,
+)
 
-TOKENIZERS = {"vq": VQ, "vq16": vq16, "vq8": vq8, "codes": StoredCodes}
+TOKENIZERS = {
+    "vq": VQ,
+    "vq16": vq16,
+    "vq8": vq8,
+    "maskgit_vqgan": maskgit_vqgan,
+    "taming_vqgan": taming_vqgan,
+    "taming_vqgan_16384": taming_vqgan_16384,
+    "taming_vqgan_f8": taming_vqgan_f8,
+    "bae": bae.bae,
+    "kl": kl.kl,
+    "kl16": kl.kl16,
+    "conv": conv.conv,
+    "titok": titok.TiTok,
+    **titok.BUILDERS,
+    "flextok": flextok.FlexTok,
+    **flextok.BUILDERS,
+    "binary_1d": binary_1d.binary_1d,
+    "vq_1d": binary_1d.vq_1d,
+    "dynamic": dynamic.dynamic,
+    "codes": StoredCodes,
+}

@@ -1,10 +1,12 @@
-"""Convolutional encoder and decoder of the VQGAN family, in LlamaGen's layout.
+"""Convolutional encoder and decoder of the VQGAN family.
 
-Source: LlamaGen, tokenizer/tokenizer_image/vq_model.py. Levels are numbered by resolution in both
-halves: level 0 is the finest, the last one is the latent grid.
+LlamaGen, taming, LDM and MAR, MaskGIT and Binary Latent Diffusion build the same two halves with small
+differences, which are fields here. Levels are numbered by resolution in both halves: level 0 is the
+finest, the last one is the latent grid. The defaults are LlamaGen's VQ-16.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,133 +24,172 @@ from imgen.nn.conv import (
     space_to_depth,
 )
 
+Make = Callable[..., nn.Module]  # a module's class, with some of its fields given
+
 
 class Level(nn.Module):
-    """ResBlocks at one resolution, each with an AttnBlock behind it if `attention`.
-
-    resample: Downsample or Upsample at the end, or None.
-    """
+    """ResBlocks at one resolution, each with an AttnBlock behind it if `attention`, then `resample`."""
 
     features: int
     num_res_blocks: int
-    attention: bool = False
-    resample: type[nn.Module] | None = None
-    groups: int = 32
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
+    block: Make
+    attention: Make | None = None
+    resample: Make | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
         for i in range(self.num_res_blocks):
-            block = ResBlock(self.features, self.groups, self.dropout, self.dtype, name=f"res_{i}")
-            x = block(x, deterministic)
-            if self.attention:
-                x = AttnBlock(self.groups, self.dtype, name=f"attn_{i}")(x)
+            x = self.block(self.features, name=f"res_{i}")(x, deterministic)
+            if self.attention is not None:
+                x = self.attention(name=f"attn_{i}")(x)
         if self.resample is not None:
-            x = self.resample(self.dtype, name="resample")(x)
+            x = self.resample(name="resample")(x)
         return x
 
 
 class Middle(nn.Module):
-    """ResBlock, AttnBlock (if `attention`), ResBlock, at the latent resolution."""
+    """ResBlocks at the latent resolution, with an AttnBlock behind the first if `attention`."""
 
     features: int
-    attention: bool = True
-    groups: int = 32
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
+    num_res_blocks: int
+    block: Make
+    attention: Make | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
-        block = (self.features, self.groups, self.dropout, self.dtype)
-        x = ResBlock(*block, name="res_0")(x, deterministic)
-        if self.attention:
-            x = AttnBlock(self.groups, self.dtype, name="attn")(x)
-        return ResBlock(*block, name="res_1")(x, deterministic)
+        for i in range(self.num_res_blocks):
+            x = self.block(self.features, name=f"res_{i}")(x, deterministic)
+            if i == 0 and self.attention is not None:
+                x = self.attention(name="attn")(x)
+        return x
 
 
-class Encoder(nn.Module):
-    """Images [B, H, W, 3] -> features [B, H/f, W/f, z_channels], f = patch * 2^(levels - 1).
+class Half(nn.Module):
+    """What encoder and decoder have in common.
 
     ch, ch_mult: level l has ch * ch_mult[l] channels.
+    num_res_blocks: at every level.
     attention_levels: levels whose ResBlocks are each followed by attention.
+    mid_blocks, mid_attention: of the middle, see `Middle`.
+    out_activation: swish between the last norm and the last convolution.
+    groups, dropout, use_bias, output_shortcut: of the ResBlocks, see `nn.conv.ResBlock`.
     patch: images are cut into patch x patch pixels first (1: not at all), which is much cheaper
-        than convolving at full resolution. Not in the paper.
+        than convolving at full resolution. Not in the papers.
     """
 
-    ch: int
-    ch_mult: Sequence[int]
-    num_res_blocks: int
-    z_channels: int
+    ch: int = 128
+    ch_mult: Sequence[int] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
     attention_levels: Sequence[int] = ()
+    mid_blocks: int = 2
     mid_attention: bool = True
+    out_activation: bool = True
     groups: int = 32
     dropout: float = 0.0
+    use_bias: bool = True
+    output_shortcut: bool = False
     patch: int = 1
     dtype: Any = jnp.float32
+
+    @property
+    def factor(self) -> int:
+        """Pixels along each side of a latent position."""
+        return self.patch * 2 ** (len(self.ch_mult) - 1)
+
+    @nn.nowrap
+    def _level(self, number: int, resample: Make | None, name: str | None = None) -> Level:
+        return Level(
+            self.ch * self.ch_mult[number],
+            self.num_res_blocks,
+            self._block,
+            self._attention if number in self.attention_levels else None,
+            resample and functools.partial(resample, dtype=self.dtype),
+            name=name,
+        )
+
+    @nn.nowrap
+    def _middle(self, name: str | None = None) -> Middle:
+        return Middle(
+            self.ch * self.ch_mult[-1],
+            self.mid_blocks,
+            self._block,
+            self._attention if self.mid_attention else None,
+            name=name,
+        )
+
+    @property
+    def _block(self) -> Make:
+        return functools.partial(
+            ResBlock,
+            groups=self.groups,
+            dropout=self.dropout,
+            use_bias=self.use_bias,
+            output_shortcut=self.output_shortcut,
+            dtype=self.dtype,
+        )
+
+    @property
+    def _attention(self) -> Make:
+        return functools.partial(AttnBlock, self.groups, self.dtype)
+
+    @nn.nowrap
+    def _activated(self, x: jax.Array) -> jax.Array:
+        return nn.swish(x) if self.out_activation else x
+
+
+class Encoder(Half):
+    """Images [B, H, W, 3] -> features [B, H/f, W/f, z_channels], f = patch * 2^(levels - 1).
+
+    downsample: `nn.conv.Downsample` or `AveragePool`. out_kernel: of the last convolution.
+    use_bias: also of the first convolution; the last one always has a bias.
+    """
+
+    z_channels: int = 256
+    downsample: type[nn.Module] = Downsample
+    out_kernel: int = 3
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
         last = len(self.ch_mult) - 1
-        common = {"groups": self.groups, "dropout": self.dropout, "dtype": self.dtype}
-        x = Conv(self.ch, dtype=self.dtype, name="conv_in")(space_to_depth(x, self.patch))
-        for level, mult in enumerate(self.ch_mult):
-            x = Level(
-                self.ch * mult,
-                self.num_res_blocks,
-                level in self.attention_levels,
-                Downsample if level < last else None,
-                **common,
-                name=f"level_{level}",
-            )(x, deterministic)
-        x = Middle(x.shape[-1], self.mid_attention, **common, name="mid")(x, deterministic)
-        x = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(x))
-        return Conv(self.z_channels, dtype=self.dtype, name="conv_out")(x)
+        x = space_to_depth(x, self.patch)
+        x = Conv(self.ch, use_bias=self.use_bias, dtype=self.dtype, name="conv_in")(x)
+        for number in range(last + 1):
+            resample = self.downsample if number < last else None
+            x = self._level(number, resample, f"level_{number}")(x, deterministic)
+        x = self._middle("mid")(x, deterministic)
+        x = self._activated(GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(x))
+        return Conv(self.z_channels, self.out_kernel, dtype=self.dtype, name="conv_out")(x)
 
 
-class Decoder(nn.Module):
-    """Features [B, h, w, z_channels] -> images [B, h*f, w*f, 3], unbounded (clip outside).
+class Decoder(Half):
+    """Features [B, h, w, C] -> images [B, h*f, w*f, 3], unbounded (clip outside).
 
-    The arguments are the Encoder's; every level has one ResBlock more than in the Encoder.
+    norm_first: the features are normalised before the first convolution, in groups.
     `hidden` and `project` are the two parts of a call: the adaptive adversarial weight needs the
     gradient to the kernel of `project` alone.
     """
 
-    ch: int
-    ch_mult: Sequence[int]
-    num_res_blocks: int
-    z_channels: int
-    attention_levels: Sequence[int] = ()
-    mid_attention: bool = True
-    groups: int = 32
-    dropout: float = 0.0
-    patch: int = 1
-    dtype: Any = jnp.float32
+    norm_first: bool = False
 
     def setup(self):
-        common = {"groups": self.groups, "dropout": self.dropout, "dtype": self.dtype}
-        widest = self.ch * self.ch_mult[-1]
-        self.conv_in = Conv(widest, dtype=self.dtype)
-        self.mid = Middle(widest, self.mid_attention, **common)
+        if self.norm_first:
+            self.norm_in = GroupNorm(self.groups, dtype=self.dtype)
+        self.conv_in = Conv(self.ch * self.ch_mult[-1], dtype=self.dtype)
+        self.mid = self._middle()
         self.level = [
-            Level(
-                self.ch * mult,
-                self.num_res_blocks + 1,
-                level in self.attention_levels,
-                Upsample if level > 0 else None,
-                **common,
-            )
-            for level, mult in enumerate(self.ch_mult)
+            self._level(number, Upsample if number > 0 else None)
+            for number in range(len(self.ch_mult))
         ]
         self.norm_out = GroupNorm(self.groups, dtype=self.dtype)
         self.conv_out = Conv(3 * self.patch**2, dtype=self.dtype)
 
     def hidden(self, z: jax.Array, deterministic: bool = True) -> jax.Array:
         """Everything before the last convolution: [B, H/patch, W/patch, ch]."""
-        x = self.mid(self.conv_in(z), deterministic)
+        x = self.norm_in(z) if self.norm_first else z
+        x = self.mid(self.conv_in(x), deterministic)
         for level in reversed(self.level):
             x = level(x, deterministic)
-        return nn.swish(self.norm_out(x))
+        return self._activated(self.norm_out(x))
 
     def project(self, x: jax.Array) -> jax.Array:
         """The last convolution: hidden features -> float32 images [B, H, W, 3]."""

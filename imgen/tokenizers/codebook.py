@@ -1,4 +1,4 @@
-"""Care of a codebook during training: initialisation by k-means, restart of dead codes, usage.
+"""Care of a codebook during training: k-means, restart of dead codes, online clustering, usage.
 
 Pure functions of explicit state. All statistics are over the global batch: under `jax.jit` on a
 sharded batch every device sees the same sums, keys and candidates, so that replicas agree.
@@ -7,7 +7,7 @@ sharded batch every device sees the same sums, keys and candidates, so that repl
 import jax
 import jax.numpy as jnp
 
-from imgen.tokenizers.quantizers.nearest import nearest_codes
+from imgen.tokenizers.quantizers.nearest import HIGHEST, nearest_codes
 
 CodebookState = dict[str, jax.Array]
 
@@ -33,35 +33,38 @@ def perplexity(counts: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0)))
 
 
-def init_state(table: jax.Array) -> CodebookState:
-    """The state that goes with a codebook [K, D]:
+def init_state(size: int, table: jax.Array | None = None) -> CodebookState:
+    """The state that goes with K codes:
 
     usage [K]: running mean of a code's share of the batch, times K: 1 where all are used equally.
-    sums [K, D]: running mean of the features assigned to a code, in the same unit.
     last_seen int32 [K]: the step that used the code last.
+    sums [K, D], with a table [K, D] of codes: running mean of the features assigned to a code, in the
+        unit of usage.
     """
-    size = table.shape[0]
-    return {
+    state = {
         "usage": jnp.ones(size, jnp.float32),
-        "sums": table.astype(jnp.float32),
         "last_seen": jnp.full(size, -1, jnp.int32),
     }
+    return state if table is None else {**state, "sums": table.astype(jnp.float32)}
 
 
 def update_state(
     state: CodebookState,
     counts: jax.Array,
-    sums: jax.Array,
+    sums: jax.Array | None,
     step: jax.Array,
     decay: float,
 ) -> CodebookState:
-    """Takes in one global batch: counts [K] of the codes and sums [K, D] of their features."""
+    """Takes in one global batch: counts [K] of the codes and, where the state keeps them, sums [K, D] of
+    their features."""
     scale = (1.0 - decay) * counts.size / jnp.maximum(counts.sum(), 1.0)
-    return {
+    new = {
         "usage": decay * state["usage"] + scale * counts,
-        "sums": decay * state["sums"] + scale * sums,
         "last_seen": jnp.where(counts > 0, step, state["last_seen"]),
     }
+    if "sums" in state:
+        new["sums"] = decay * state["sums"] + scale * sums
+    return new
 
 
 def ema_table(state: CodebookState, epsilon: float = 1e-5) -> jax.Array:
@@ -120,3 +123,46 @@ def restart_dead_codes(
         "sums": jnp.where(dead[:, None], rows, state["sums"]),
     }
     return state, dead, rows
+
+
+def cluster_online(
+    share: jax.Array,
+    table: jax.Array,
+    features: jax.Array,
+    codes: jax.Array,
+    decay: float = 0.99,
+) -> tuple[jax.Array, jax.Array]:
+    """CVQ's step after the codebook `table` [K, D] has quantised features [N, D] to codes [N].
+
+    Each code moves towards the nearest feature of the batch, the further the less it is used: a code
+    that is never used jumps there, one of even usage stays. share [K]: running mean of the share of the
+    batch that a code gets, zeros at first. Returns the new share and table.
+
+    Source: "Online Clustered Codebook", section 3.2; 1d-tokenizer, modeling/quantizer/quantizer.py.
+    """
+    size, features = len(table), features.astype(jnp.float32)
+    share = decay * share + (1.0 - decay) * code_counts(codes, size) / codes.size
+    move = jnp.exp(-10.0 * size * share / (1.0 - decay) - 1e-3)[:, None]
+    rows = jnp.take(features, nearest_features(features, table), axis=0)
+    return share, (1.0 - move) * table + move * rows
+
+
+def nearest_features(features: jax.Array, table: jax.Array, max_bytes: int = 2**28) -> jax.Array:
+    """The feature nearest to each code, the first of equals: [N, D], [K, D] -> int32 [K].
+
+    The codes are taken in chunks so that no tensor of over `max_bytes` is built: each needs one
+    smallest distance over all features, wherever they are.
+    """
+    n, size = len(features), len(table)
+    lengths = jnp.square(features).sum(-1)[:, None]  # a code's own length is left out
+
+    def search(codes: jax.Array) -> jax.Array:
+        scores = lengths - 2.0 * jnp.matmul(features, codes.T, precision=HIGHEST)  # [N, chunk]
+        return jnp.argmin(scores, axis=0).astype(jnp.int32)
+
+    chunk = max(1, max_bytes // (4 * n))
+    if chunk >= size:
+        return search(table)
+    chunks = -(-size // chunk)
+    padded = jnp.pad(table, ((0, chunks * chunk - size), (0, 0)))
+    return jax.lax.map(search, padded.reshape(chunks, chunk, -1)).reshape(-1)[:size]

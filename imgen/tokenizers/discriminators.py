@@ -1,8 +1,9 @@
 """Discriminators of adversarial tokenizer training: images [B, H, W, 3] -> logits.
 
-Both have the same face: `__call__(images, stats, train) -> (logits, stats)` and `init_stats()`.
+All have the same face: `__call__(images, stats, train) -> (logits, stats)` and `init_stats()`.
 `stats` are the running statistics of batch norms, explicit because they are state, not parameters
-({} where there are none). Source: LlamaGen, tokenizer/tokenizer_image/discriminator*.py.
+({} where there are none). Sources: LlamaGen, tokenizer/tokenizer_image/discriminator*.py;
+bytedance/1d-tokenizer, modeling/modules/discriminator.py.
 """
 
 import math
@@ -11,10 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from imgen.errors import UserError
-from imgen.nn.conv import Conv, torch_uniform
+from imgen.nn.conv import Conv, GroupNorm, torch_uniform
 
 Stats = dict[str, dict[str, jax.Array]]
 
@@ -157,4 +159,75 @@ def blur(x: jax.Array) -> jax.Array:
     return 0.25 * x[:, :, :-2] + 0.5 * x[:, :, 1:-1] + 0.25 * x[:, :, 2:]
 
 
-DISCRIMINATORS = {"patchgan": PatchGAN, "stylegan": StyleGANDiscriminator}
+class NLayerDiscriminator(nn.Module):
+    """TiTok's (and MaskBit's): logits [B, 16, 16, 1] whatever the size of the images.
+
+    Stages are conv3x3, anti-aliased halving, group norm; then the largest features of each cell of a
+    16 x 16 grid are judged. No batch norm. (The official one takes images in [0, 1]: converted inside.)
+
+    hidden_channels: of the stem and the first stage, doubled by each later one.
+    """
+
+    hidden_channels: int = 128
+    num_stages: int = 3
+    groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def init_stats(self) -> Stats:
+        return {}
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, stats: Stats, train: bool = True
+    ) -> tuple[jax.Array, Stats]:
+        def conv(features: int, kernel: int, name: str) -> Conv:
+            return Conv(features, kernel, dtype=self.dtype, name=name)
+
+        x = conv(self.hidden_channels, 5, "conv_in")((images + 1.0) / 2.0)
+        x = nn.leaky_relu(x, 0.1)
+        for i in range(self.num_stages):
+            x = halve(conv(self.hidden_channels * 2**i, 3, f"conv_{i}")(x))
+            x = GroupNorm(self.groups, 1e-5, self.dtype, name=f"norm_{i}")(x)
+            x = nn.leaky_relu(x, 0.1)
+        x = adaptive_max_pool(x, 16)
+        x = nn.leaky_relu(conv(x.shape[-1], 1, "to_logits_0")(x), 0.1)
+        return conv(1, 5, "to_logits_1")(x).astype(jnp.float32), stats
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """Low-pass filter [1, 3, 3, 1] / 8 along both axes at a stride of 2: [B, H, W, C] -> ceil(H / 2),
+    ceil(W / 2). Zeros around, an odd one at the end."""
+    for axis in (1, 2):
+        length = x.shape[axis]
+        half = -(-length // 2)
+        before, after = (1, 1) if length % 2 == 0 else (1, 2)
+        padding = [(before, after) if a == axis else (0, 0) for a in range(4)]
+        x = jnp.pad(x, padding)
+        x = sum(
+            weight / 8 * jax.lax.slice_in_dim(x, i, i + 2 * half - 1, 2, axis)
+            for i, weight in enumerate((1, 3, 3, 1))
+        )
+    return x
+
+
+def adaptive_max_pool(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] -> [B, size, size, C]: the largest value of each cell. Cell i of n rows takes the
+    rows from floor(i n / size) to before ceil((i + 1) n / size); neighbours may share a row."""
+    for axis in (1, 2):
+        cells = np.arange(size)
+        first = cells * x.shape[axis] // size
+        last = -(-(cells + 1) * x.shape[axis] // size) - 1
+        widest = (last - first).max() + 1
+        rows = np.minimum(
+            first[:, None] + np.arange(widest), last[:, None]
+        )  # repeats change no maximum
+        x = jnp.take(x, rows, axis=axis).max(axis + 1)
+    return x
+
+
+DISCRIMINATORS = {
+    "patchgan": PatchGAN,
+    "stylegan": StyleGANDiscriminator,
+    "nlayer": NLayerDiscriminator,
+}

@@ -1,7 +1,8 @@
 """Reconstruction and adversarial losses of tokenizer training, and the adaptive weight.
 
 Source: LlamaGen, tokenizer/tokenizer_image/vq_loss.py. Its "non-saturating" losses call the binary
-cross entropy with logits and targets swapped; the ones here are the right way round.
+cross entropy with logits and targets swapped; the ones here are the right way round. LeCam: "Regularizing
+Generative Adversarial Networks under Limited Data", as bytedance/1d-tokenizer, modeling/modules/losses.py.
 """
 
 from collections.abc import Callable
@@ -11,9 +12,16 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+
+def smooth_l1(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean of d^2 / 2 where the difference |d| is below 1, of |d| - 1/2 elsewhere."""
+    return jnp.mean(optax.huber_loss(x, y, delta=1.0))
+
+
 RECONSTRUCTION = {
     "l1": lambda x, y: jnp.mean(jnp.abs(x - y)),
     "l2": lambda x, y: jnp.mean(jnp.square(x - y)),
+    "smooth_l1": smooth_l1,
 }
 
 
@@ -37,6 +45,16 @@ def non_saturating_g_loss(fake: jax.Array) -> jax.Array:
     return jnp.mean(nn.softplus(-fake))
 
 
+def lecam_loss(real: jax.Array, fake: jax.Array, usual: dict[str, jax.Array]) -> jax.Array:
+    """Discriminator: pulls its mean logits towards the other side's usual one.
+
+    real, fake: logits. usual: running means of both, {"real": scalar, "fake": scalar}.
+    """
+    above = nn.relu(jnp.mean(real) - usual["fake"])
+    below = nn.relu(usual["real"] - jnp.mean(fake))
+    return jnp.square(above) + jnp.square(below)
+
+
 D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
 G_LOSSES = {"hinge": hinge_g_loss, "non_saturating": non_saturating_g_loss}
 
@@ -51,8 +69,9 @@ def adaptive_weight(
     kernel: jax.Array,
     rec_cotangent: jax.Array,
     adv_cotangent: jax.Array,
+    most: float = 1e4,
 ) -> jax.Array:
-    """VQGAN's lambda: |d rec / d kernel| / (|d adv / d kernel| + 1e-4), at most 1e4, a constant.
+    """VQGAN's lambda: |d rec / d kernel| / (|d adv / d kernel| + 1e-4), at most `most`, a constant.
 
     last_layer: kernel -> reconstruction, from the decoder's last hidden features.
     rec_cotangent, adv_cotangent: the two losses' gradients by the reconstruction [B, H, W, 3]; they
@@ -61,4 +80,4 @@ def adaptive_weight(
     _, pull_back = jax.vjp(last_layer, kernel)
     rec = optax.global_norm(pull_back(rec_cotangent))
     adv = optax.global_norm(pull_back(adv_cotangent))
-    return jax.lax.stop_gradient(jnp.clip(rec / (adv + 1e-4), 0.0, 1e4))
+    return jax.lax.stop_gradient(jnp.clip(rec / (adv + 1e-4), 0.0, most))

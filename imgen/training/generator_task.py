@@ -63,6 +63,8 @@ class GeneratorTask:
     condition_dropout: share of samples trained on the null condition (LlamaGen: 0.1).
     z_loss: weight of the mean squared log-normaliser of the logits (Token-Shuffle's last stage: 1e-5).
     ema_decay: 0 keeps no average; evaluation and samples use the average where there is one.
+    sample_latents: training draws an image's latents anew at every visit, where its tokenizer can (bits,
+        continuous latents), as ELM does; evaluation takes the likeliest.
     microbatches: passes that a batch is cut into.
     guidance, filters, num_samples: of the pictures.
     trained: parameters of another generator, by path, to start from (`training.warm_start`).
@@ -76,6 +78,7 @@ class GeneratorTask:
     condition_dropout: float = 0.1
     z_loss: float = 0.0
     ema_decay: float = 0.0
+    sample_latents: bool = False
     microbatches: int = 1
     guidance: Guidance = Guidance()
     filters: Filters = Filters()
@@ -117,7 +120,8 @@ class GeneratorTask:
     def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
         def loss_fn(params, batch, rng):
             drop_key, dropout_key = jax.random.split(rng)
-            codes = self._codes(state, batch)
+            draw_key = jax.random.fold_in(rng, 3) if self.sample_latents else None
+            codes = self._codes(state, batch, draw_key)
             null = jax.random.bernoulli(drop_key, self.condition_dropout, codes.shape[:1])
             nll, weight, log_normalizer = self.generator.apply(
                 {"params": params},
@@ -183,13 +187,14 @@ class GeneratorTask:
         """`sampler` of this task's settings, compiled once for each number of images."""
         return sampler(self.generator, self.tokenizer, self.guidance, self.filters)
 
-    def _codes(self, state: State, batch: Batch) -> jax.Array:
+    def _codes(self, state: State, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
         """Codes [B, P, ...] of a batch: of stored latents, or of the frozen tokenizer's."""
         if "codes" in batch:
             latents = batch["codes"]
         else:
             pixels = images.to_float(batch["image"])
-            latents = self.tokenizer.apply({"params": state["tokenizer"]}, pixels, method="encode")
+            variables = {"params": state["tokenizer"]}
+            latents = self.tokenizer.apply(variables, pixels, rng, method="encode")
         return self.generator.to_codes(jax.lax.stop_gradient(latents))
 
     def _condition(self, batch: Batch) -> dict[str, jax.Array]:

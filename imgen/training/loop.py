@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -311,15 +312,18 @@ class _StageRun:
             write_report(self._workdir)
 
 
-def sum_over(eval_step: Callable, state: State, batches, mesh) -> dict[str, np.ndarray]:
-    """What eval_step(state, batch) gives, summed over host batches."""
-    sums: dict[str, np.ndarray] = {}
+def sum_over(eval_step: Callable, state: State, batches, mesh) -> dict[str, Any]:
+    """What eval_step(state, batch) gives, a tree of arrays, summed over host batches."""
+
+    def widen(x: np.ndarray) -> np.ndarray:
+        # Wide on the host: counts over a large set overflow float32's 24 bits.
+        return x.astype(np.float64 if np.issubdtype(x.dtype, np.floating) else np.int64)
+
+    sums: dict[str, Any] | None = None
     for batch in prefetch.on_device(batches, batch_sharding(mesh)):
-        for name, value in jax.device_get(eval_step(state, batch)).items():
-            # Wide on the host: counts over a large set overflow float32's 24 bits.
-            wide = np.float64 if np.issubdtype(value.dtype, np.floating) else np.int64
-            sums[name] = sums.get(name, 0) + value.astype(wide)
-    return sums
+        part = jax.tree.map(widen, jax.device_get(eval_step(state, batch)))
+        sums = part if sums is None else jax.tree.map(np.add, sums, part)
+    return sums or {}
 
 
 def _due(step: int, every: int, last: bool) -> bool:

@@ -175,6 +175,12 @@ def describe(
     return {path: note(path) for path in paths.flatten(params)}
 
 
-def ema_update(ema, params, decay: float | jax.Array):
-    """decay * ema + (1 - decay) * params, in float32."""
-    return jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p.astype(jnp.float32), ema, params)
+def ema_update(ema, params, decay: float | jax.Array, frozen: Sequence[str] = ()):
+    """decay * ema + (1 - decay) * params, in float32; what is frozen (regexes) stays as it is to the bit."""
+
+    def leaf(path, e, p):
+        if _is_frozen(paths.path_of(path), frozen):
+            return e
+        return decay * e + (1.0 - decay) * p.astype(jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, ema, params)

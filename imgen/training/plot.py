@@ -119,3 +119,46 @@ def chart(title: str, series: Sequence[Series], *, log: bool = False, values: bo
         parts.append(f'<text class="legend end {colour}" x="{legend}" y="18">{escape(text)}</text>')
         legend -= 7 * len(text) + 12
     return "".join([*parts, "</svg>"])
+
+
+def scatter(groups: Sequence[Series], x_name: str, y_name: str) -> str:
+    """Named points over a logarithmic axis of x > 0, twice as large as `chart`; the points of a group are
+    joined, and its name stands beside the last."""
+    width, height = 2 * WIDTH, 2 * HEIGHT
+    xs = [math.log2(x) for _, group_xs, _ in groups for x in group_xs]
+    ys = [y for _, _, group_ys in groups for y in group_ys]
+    x0, x1, y0, y1 = min(xs) - 0.5, max(xs) + 1.5, min(ys), max(ys)
+    margin = 0.06 * (y1 - y0) or 1.0
+    y0, y1 = y0 - margin, y1 + margin
+
+    def px(x):
+        return LEFT + (math.log2(x) - x0) / (x1 - x0) * (width - LEFT - RIGHT)
+
+    def py(y):
+        return height - BOTTOM - (y - y0) / (y1 - y0) * (height - TOP - BOTTOM)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_name)}">',
+        f'<text class="title" x="{LEFT}" y="18">{escape(y_name)} over {escape(x_name)} (log)</text>',
+    ]
+    for y in ticks(y0, y1):
+        at = f"{py(y):.1f}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(
+            f'<text class="tick end" x="{LEFT - 6}" y="{py(y) + 4:.1f}">{number(y)}</text>'
+        )
+    for power in range(math.ceil(x0), math.floor(x1) + 1):
+        parts.append(
+            f'<text class="tick middle" x="{px(2.0**power):.1f}" y="{height - 10}">{2**power}</text>'
+        )
+    for i, (name, group_xs, group_ys) in enumerate(groups):
+        colour = f"s{i % 6}"
+        points = [(px(x), py(y)) for x, y in zip(group_xs, group_ys, strict=True)]
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline class="line {colour}" points="{joined}"/>')
+        parts += [
+            f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in points
+        ]
+        x, y = points[-1]
+        parts.append(f'<text class="legend" x="{x + 7:.1f}" y="{y + 4:.1f}">{escape(name)}</text>')
+    return "".join([*parts, "</svg>"])

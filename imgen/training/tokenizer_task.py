@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,29 +15,32 @@ import optax
 from imgen import images as pixels
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.evaluation.codes import entropy
+from imgen.evaluation.reconstruction import psnr, ssim_gauss11
+from imgen.latents import LatentSpec
 from imgen.nn.constrain import constrain
-from imgen.tokenizers import codebook
+from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.losses import RECONSTRUCTION
 from imgen.tokenizers.lpips import lpips
 from imgen.training import optim
 from imgen.training.gradients import accumulate
+from imgen.training.reconstructions import is_nested, reconstructor, stripper
 from imgen.training.task import Batch, State
 
 # A tokenizer is small beside what it trains on: every device holds all of it.
 SHARDING_RULES = [(".*", ())]
 # Codes are points, not weights: decay would pull unused ones together.
-DECAY = ((r"codebook$", 0.0), (r"(kernel|embedding)$", 1.0), (".*", 0.0))
+DECAY = ((r"codebook$", 0.0), (r"kernel$", 1.0), (".*", 0.0))
+MEASURED = (r"^quantizer/(shift|scale)$",)  # of continuous latents
 
 
 @dataclasses.dataclass
 class TokenizerTask:
-    """Reconstruction + perceptual + adversarial + the quantizer's own losses.
+    """Reconstruction + perceptual + adversarial + the tokenizer's own losses.
 
-    tokenizer: a module such as `tokenizers.vq.VQ`.
+    tokenizer: a module with the face that `imgen.tokenizers` describes.
     optimizer: arguments of `optim.make_optimizer`.   total_steps: length of the run, for its schedule.
-    reconstruction, reconstruction_weight: "l2" or "l1", the mean over all values.
+    reconstruction, reconstruction_weight: a key of RECONSTRUCTION, the mean over all values.
     lpips_params, perceptual_weight: LPIPS weights (`interop.lpips.load`); None leaves the term out.
     adversary, disc_optimizer: a discriminator with its losses and its optimiser's arguments. Each
         step updates tokenizer and discriminator on the same reconstruction, made before either.
@@ -50,10 +54,14 @@ class TokenizerTask:
     usage_decay: of the running means of usage.
     ema_codebook: EMA-VQ: each code is the running mean (`usage_decay`) of its features, which
         takes the place of the codebook loss and of the optimiser there.
+    online_clustering: CVQ: beside its training each code moves to a near feature, the further the less it
+        is used (`codebook.cluster_online`). Features are those of the whole batch: no microbatches.
     usage_window: steps over which a code counts as used in the training log.
     num_pictures: images in a grid of original | reconstruction pairs.
+    trained: parameters of other tokenizers, by path, to start from (`training.warm_start`).
 
-    Images come as uint8 [B, H, W, 3] in batch["image"].
+    Images come as uint8 [B, H, W, 3] in batch["image"], a teacher's features, where the tokenizer predicts
+    them, as float [B, M, F] in batch["teacher"].
     """
 
     tokenizer: nn.Module
@@ -72,16 +80,20 @@ class TokenizerTask:
     restart_threshold: float = 0.03
     usage_decay: float = 0.99
     ema_codebook: bool = False
+    online_clustering: bool = False
     usage_window: int = 100
     num_pictures: int = 32
+    trained: dict[str, np.ndarray] | None = None
 
     def __post_init__(self):
         if self.reconstruction not in RECONSTRUCTION:
             known = ", ".join(RECONSTRUCTION)
             raise UserError(f"reconstruction loss {self.reconstruction!r} is none of {known}")
         self.sharding_rules = SHARDING_RULES
-        frozen = (r"codebook$",) if self.ema_codebook else ()
-        self.optimizer = {"decay": DECAY, "frozen": frozen, **self.optimizer}
+        self.tokenizer_frozen = tuple(getattr(self.tokenizer, "frozen", ()))
+        measured = (*MEASURED, r"^quantizer/codebook$") if self.ema_codebook else MEASURED
+        frozen = (*self.tokenizer_frozen, *measured, *self.optimizer.get("frozen", ()))
+        self.optimizer = {"decay": DECAY, **self.optimizer, "frozen": frozen}
         self._optimizer, self._learning_rate = construct(
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
@@ -100,17 +112,33 @@ class TokenizerTask:
         return optim.describe(params, **self.optimizer)
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
-        """A fresh state: step, params, opt, codebook (usage); ema, disc, disc_opt, disc_stats
-        where they are in use."""
+        """A fresh state: step, params, opt, usage (of the latents); ema, disc, disc_opt, disc_stats where
+        they are in use. Raises UserError where the tokenizer lacks what the settings ask for."""
         images = pixels.to_float(batch["image"][:1])
         params_key, disc_key = jax.random.split(rng)
         params = self.tokenizer.init(params_key, images)["params"]
+        out = jax.eval_shape(functools.partial(self._pass, batch=batch), params, params_key)
+        if self.adversary and "recon" not in out:
+            raise UserError("this tokenizer makes no pictures in training: leave out the adversary")
+        table = params["quantizer"]["codebook"] if "z" in out else None
+        tended = self.kmeans_init, self.restart_every, self.ema_codebook, self.online_clustering
+        if table is None and any(tended):
+            raise UserError(
+                "kmeans_init, restart_every, ema_codebook and online_clustering tend a codebook, which this "
+                "tokenizer has not: leave them out"
+            )
+        if self.online_clustering and (self.ema_codebook or self.microbatches > 1):
+            raise UserError(
+                "online_clustering goes neither with ema_codebook nor with microbatches"
+            )
         state = {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
             "opt": self._optimizer.init(params),
-            "codebook": codebook.init_state(params["quantizer"]["codebook"]),
+            "usage": usage.init_state(self._spec(batch), table),
         }
+        if self.online_clustering:
+            state["usage"]["share"] = jnp.zeros(len(table))
         if self.ema_decay:
             state["ema"] = jax.tree.map(lambda p: p.astype(jnp.float32), params)
         if self.adversary:
@@ -129,22 +157,23 @@ class TokenizerTask:
         step = state["step"] + 1
         updates, opt = self._optimizer.update(grads["params"], state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        new = {**state, "step": step, "params": params, "opt": opt}
+        new = {**state, "step": step, "opt": opt}
+        new["usage"] = usage.update_state(
+            state["usage"], aux["tally"], step, self.usage_decay, aux.get("sums")
+        )
+        if self.online_clustering:
+            new["usage"]["share"] = aux["share"]
+        new["params"] = params = self._measured(params, state, new["usage"], aux)
+        if self.ema_decay:
+            decay = jnp.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+            new["ema"] = optim.ema_update(state["ema"], params, decay, self.tokenizer_frozen)
         metrics = {
             **aux["metrics"],
-            "psnr": 10.0 * jnp.log10(4.0 / aux["mse"]),
             "grad_norm": optax.global_norm(grads["params"]),
             "learning_rate": self._learning_rate(state["step"]),
         }
-        new["codebook"] = codebook.update_state(
-            state["codebook"], aux["counts"], aux["sums"], step, self.usage_decay
-        )
-        if self.ema_codebook:
-            table = codebook.ema_table(new["codebook"])
-            new["params"] = params = _put_codes(params, lambda _: table)
-        if self.ema_decay:
-            decay = jnp.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-            new["ema"] = optim.ema_update(state["ema"], params, decay)
+        if "mse" in aux:
+            metrics["psnr"] = 10.0 * jnp.log10(4.0 / aux["mse"])
         if self.adversary:
             updates, new["disc_opt"] = self._disc_optimizer.update(
                 grads["disc"], state["disc_opt"], state["disc"]
@@ -152,67 +181,99 @@ class TokenizerTask:
             new["disc"] = optax.apply_updates(state["disc"], updates)
             new["disc_stats"] = aux["disc_stats"]
             metrics["disc_grad_norm"] = optax.global_norm(grads["disc"])
-        window = codebook.usage_in_window(new["codebook"], step, self.usage_window)
-        metrics["codebook_usage"] = window
-        metrics["perplexity"] = codebook.perplexity(new["codebook"]["usage"])
-        return new, metrics
+        return new, metrics | usage.report(new["usage"], step, self.usage_window)
+
+    def _measured(self, params: Any, state: State, care: dict, aux: dict) -> Any:
+        """The parameters with those that are measured, not trained."""
+        if self.ema_codebook:
+            return _put_codes(params, codebook.ema_table(care))
+        if self.online_clustering:
+            return _put_codes(params, params["quantizer"]["codebook"] + aux["move"])
+        if "mean" in care:  # continuous latents are centred and scaled by what they were so far
+            old = state["params"]["quantizer"]
+            deviation = jnp.sqrt(jnp.maximum(care["square"] - jnp.square(care["mean"]), 1e-12))
+            scale = {"shift": care["mean"], "scale": 1.0 / deviation}
+            return {**params, "quantizer": {**old, **scale}}
+        return params
 
     def _loss(self, state: State, players: dict, batch: Batch, rng: jax.Array) -> tuple:
         """The sum of both players' losses, whose gradient by each player is that of its own."""
         images = pixels.to_float(batch["image"])
-        out = self.tokenizer.apply(
-            {"params": players["params"]}, images, deterministic=False, rngs={"dropout": rng}
-        )
-        recon = out["recon"]
-
-        def similarity_terms(recon: jax.Array) -> dict[str, jax.Array]:
-            rec = RECONSTRUCTION[self.reconstruction](images, recon)
-            terms = {"rec_loss": self.reconstruction_weight * rec}
-            if "lpips" in state:
-                distance = jnp.mean(lpips(state["lpips"], images, recon))
-                terms["perceptual_loss"] = self.perceptual_weight * distance
-            return terms
-
-        terms = similarity_terms(recon)
-        terms |= {
+        out = self._pass(players["params"], rng, batch)
+        terms = {
             f"{name}_loss": value
             for name, value in out["losses"].items()
             if not (self.ema_codebook and name == "codebook")
         }
-        codes, size = out["codes"].reshape(-1), self._codes(batch)
-        features = self._code_features(players["params"], out["z"])
-        aux = {
-            "counts": codebook.code_counts(codes, size),
-            "sums": codebook.feature_sums(features, codes, size),
-        }
-        disc_loss, disc_metrics = 0.0, {}
-        if self.adversary:
-            adversarial = self.adversary.terms(
-                players["disc"],
-                state["disc_stats"],
-                images,
-                recon,
-                state["step"] + 1,
-                lambda x: sum(similarity_terms(x).values()),
-                self._last_layer(players["params"], out["hidden"]),
-            )
-            terms["adversarial_loss"] = adversarial.generator
-            disc_loss = disc_metrics["disc_loss"] = adversarial.discriminator
-            aux["disc_stats"] = adversarial.stats
+        aux, disc_loss, disc_metrics = self._usage(state, players["params"], batch, out), 0.0, {}
+        if "recon" in out:
+            recon = out["recon"]
+
+            def similarity_terms(recon: jax.Array) -> dict[str, jax.Array]:
+                rec = RECONSTRUCTION[self.reconstruction](images, recon)
+                terms = {"rec_loss": self.reconstruction_weight * rec}
+                if "lpips" in state:
+                    distance = jnp.mean(lpips(state["lpips"], images, recon))
+                    terms["perceptual_loss"] = self.perceptual_weight * distance
+                return terms
+
+            terms = similarity_terms(recon) | terms
+            aux["mse"] = jnp.mean(jnp.square(jnp.clip(recon, -1.0, 1.0) - images))
+            if self.adversary:
+                adversarial = self.adversary.terms(
+                    players["disc"],
+                    state["disc_stats"],
+                    images,
+                    recon,
+                    state["step"] + 1,
+                    lambda x: sum(similarity_terms(x).values()),
+                    self._last_layer(players["params"], out["hidden"]),
+                )
+                terms["adversarial_loss"] = adversarial.generator
+                disc_loss = disc_metrics["disc_loss"] = adversarial.discriminator
+                aux["disc_stats"] = adversarial.stats
         loss = sum(terms.values())
-        mse = jnp.mean(jnp.square(jnp.clip(recon, -1.0, 1.0) - images))
-        aux |= {"mse": mse, "metrics": {"loss": loss, **terms, **disc_metrics}}
+        aux["metrics"] = {"loss": loss, **terms, **disc_metrics, **out["stats"]}
         return loss + disc_loss, aux
 
+    def _pass(self, params: Any, rng: jax.Array, batch: Batch) -> dict[str, Any]:
+        """The tokenizer's training pass on a batch."""
+        sample_key, dropout_key = jax.random.split(rng)
+        images = pixels.to_float(batch["image"])
+        teacher = {"teacher": batch["teacher"]} if "teacher" in batch else {}
+        if teacher and "teacher" not in inspect.signature(self.tokenizer.__call__).parameters:
+            raise UserError("data.train.teacher is set, but this tokenizer predicts no features")
+        return self.tokenizer.apply(
+            {"params": params}, images, sample_key, rngs={"dropout": dropout_key}, **teacher
+        )
+
+    def _usage(self, state: State, params: Any, batch: Batch, out: dict) -> dict[str, Any]:
+        """How the latents of a training pass were used: the tally, and the codebook's features' sums."""
+        latents, spec = out["latents"], self._spec(batch)
+        if spec.kind == "continuous":  # of the latents before they are centred and scaled
+            quantizer = params["quantizer"]
+            latents = latents / quantizer["scale"] + quantizer["shift"]
+        aux = {"tally": usage.tally(spec, jax.lax.stop_gradient(latents))}
+        if "sums" in state["usage"]:
+            features = self._code_features(params, out["z"])
+            aux["sums"] = codebook.feature_sums(features, out["latents"].reshape(-1), spec.size)
+        if self.online_clustering:
+            table, z, share = params["quantizer"]["codebook"], out["z"], state["usage"]["share"]
+            rows = z.reshape(-1, z.shape[-1])
+            share, moved = codebook.cluster_online(share, table, rows, out["latents"].reshape(-1))
+            aux |= {"share": share, "move": jax.lax.stop_gradient(moved - table)}
+        return aux
+
     def _last_layer(self, params: Any, hidden: jax.Array) -> LastLayer:
-        decoder, hidden = jax.lax.stop_gradient((params["decoder"], hidden))
+        params, hidden = jax.lax.stop_gradient((params, hidden))
+        path = self.tokenizer.last_layer
+        layer = functools.reduce(lambda tree, name: tree[name], path, params)
 
         def apply(kernel: jax.Array) -> jax.Array:
-            conv_out = {**decoder["conv_out"], "kernel": kernel}
-            variables = {"params": {"decoder": {**decoder, "conv_out": conv_out}}}
-            return self.tokenizer.apply(variables, hidden, method="project")
+            changed = _put(params, path, {**layer, "kernel": kernel})
+            return self.tokenizer.apply({"params": changed}, hidden, method="project")
 
-        return LastLayer(apply, decoder["conv_out"]["kernel"])
+        return LastLayer(apply, layer["kernel"])
 
     def _tend_codebook(self, state: State, batch: Batch, rng: jax.Array) -> State:
         """k-means before the first step, restarts at their turn; features are only made then."""
@@ -225,87 +286,103 @@ class TokenizerTask:
             return self._code_features(params, z)
 
         def put(state: State, care: codebook.CodebookState, change: Callable) -> State:
-            trees = {k: _put_codes(state[k], change) for k in ("params", "ema") if k in state}
-            return {**trees, "codebook": care}
+            trees = {k: state[k] for k in ("params", "ema") if k in state}
+            tables = {k: change(tree["quantizer"]["codebook"]) for k, tree in trees.items()}
+            return {**{k: _put_codes(trees[k], tables[k]) for k in trees}, "usage": care}
 
         def start(state: State) -> State:
-            centres = codebook.kmeans(features(state["params"]), self._codes(batch), rng)
-            return put(state, codebook.init_state(centres), lambda _: centres)
+            table = state["params"]["quantizer"]["codebook"]
+            centres = codebook.kmeans(features(state["params"]), len(table), rng)
+            return put(state, codebook.init_state(len(table), centres), lambda _: centres)
 
         def restart(state: State) -> State:
             care, dead, rows = codebook.restart_dead_codes(
-                state["codebook"], features(state["params"]), rng, self.restart_threshold
+                state["usage"], features(state["params"]), rng, self.restart_threshold
             )
             return put(state, care, lambda table: jnp.where(dead[:, None], rows, table))
 
         step = state["step"]
         first = (step == 0) & self.kmeans_init
         turn = (step > 0) & (step % max(self.restart_every, 1) == 0) & (self.restart_every > 0)
-        touched = {name: state[name] for name in ("params", "ema", "codebook") if name in state}
+        touched = {name: state[name] for name in ("params", "ema", "usage") if name in state}
         which = jnp.where(first, 1, jnp.where(turn, 2, 0))
         return {**state, **jax.lax.switch(which, [lambda s: s, start, restart], touched)}
 
     def _code_features(self, params: Any, z: jax.Array) -> jax.Array:
         return self.tokenizer.apply({"params": params}, z, method="code_features")
 
-    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        """Sums over the images that count. PSNR: of each image on its own, both sides uint8, range
-        255; an exact reconstruction counts as 98 dB."""
+    def eval_step(
+        self, state: State, batch: Batch, keep: jax.Array | None = None
+    ) -> dict[str, Any]:
+        """Sums over the images that count, of reconstructions through the latents. PSNR and SSIM: of each
+        image on its own, both sides uint8; an exact reconstruction counts as 98 dB. keep: only so many
+        tokens are decoded, where the tokenizer can."""
         images, mask = batch["image"], batch["mask"]
-        out = self.tokenizer.apply({"params": _averaged(state)}, pixels.to_float(images))
-        rounded = pixels.to_uint8(out["recon"]).astype(jnp.float32)
-        error = jnp.mean(jnp.square(rounded - images.astype(jnp.float32)), axis=(1, 2, 3))
-        psnr = 10.0 * jnp.log10(255.0**2 / jnp.maximum(error, 1e-5))
-        sums = {
-            "images": jnp.sum(mask),
-            "psnr": jnp.sum(mask * psnr),
-            "counts": codebook.code_counts(out["codes"], self._codes(batch), mask),
-        }
+        variables = {"params": _averaged(state)}
+        latents = self.tokenizer.apply(variables, pixels.to_float(images), method="encode")
+        first = () if keep is None else (jnp.full(len(images), keep),)
+        recon = self.tokenizer.apply(variables, latents, *first, method="decode")
+        pair = images / 255.0, pixels.to_uint8(recon) / 255.0
+        sums = {"images": jnp.sum(mask), "psnr": jnp.sum(mask * psnr(*pair))}
+        if min(images.shape[1:3]) >= 11:  # the window's size
+            sums["ssim_gauss11"] = jnp.sum(mask * ssim_gauss11(*pair))
         if "lpips" in state:
-            distance = lpips(state["lpips"], pixels.to_float(images), jnp.clip(out["recon"], -1, 1))
+            distance = lpips(state["lpips"], pixels.to_float(images), jnp.clip(recon, -1, 1))
             sums["lpips"] = jnp.sum(mask * distance)
-        return sums
+        return {**sums, "usage": usage.tally(self._spec(batch), latents, mask)}
 
-    def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """Means over the images; codebook usage and perplexity over the whole evaluation set.
-
-        psnr: mean over images of the PSNR of each, in dB.
-        codebook_usage: share of the codes that occurred. perplexity: exp of the codes' entropy.
-        """
-        counts, images = sums["counts"], max(float(sums["images"]), 1.0)
-        out = {k: float(v) / images for k, v in sums.items() if k not in ("counts", "images")}
-        out["codebook_usage"] = float(np.mean(counts > 0))
-        out["perplexity"] = float(np.exp(entropy(counts)))
-        return out
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Means over the images (psnr in dB), and the latents' use over the whole evaluation set
+        (`tokenizers.usage.summarize`)."""
+        images = max(float(sums["images"]), 1.0)
+        means = {k: float(v) / images for k, v in sums.items() if k not in ("usage", "images")}
+        return means | usage.summarize(sums["usage"])
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
-        """Pairs original | reconstruction of the batch's first images, four to a row."""
-        pairs = self._pairs(_averaged(state), batch["image"])
-        return {"reconstructions": pixels.grid(jax.device_get(pairs), columns=8)}
+        """Pairs original | reconstruction of the batch's first images, four to a row; where any number of
+        tokens can be decoded, also strips original | 1, 2, 4, ... tokens."""
+        params, images = _averaged(state), batch["image"][: self.num_pictures]
+        recon = jax.device_get(self._reconstruct(params, images))
+        originals = jax.device_get(replicate(images))
+        pairs = np.stack([originals, recon], axis=1).reshape(-1, *recon.shape[1:])
+        pictures = {"reconstructions": pixels.grid(pairs, columns=8)}
+        if is_nested(self.tokenizer):
+            strips = jax.device_get(self._strip(params, images[:8]))
+            rows = strips.reshape(-1, *strips.shape[2:])
+            pictures["tokens"] = pixels.grid(rows, columns=strips.shape[1])
+        return pictures
 
     @functools.cached_property
-    def _pairs(self):
-        @jax.jit
-        def pairs(params: Any, images: jax.Array) -> jax.Array:
-            images = images[: self.num_pictures]
-            codes = self.tokenizer.apply(
-                {"params": params}, pixels.to_float(images), method="encode"
-            )
-            recon = self.tokenizer.apply({"params": params}, codes, method="decode")
-            both = jnp.stack([images, pixels.to_uint8(recon)], axis=1)  # [N, 2, H, W, 3]
-            return constrain(both.reshape(-1, *images.shape[1:]), None, None, None, None)
+    def _reconstruct(self):
+        return reconstructor(self.tokenizer)
 
-        return pairs
+    @functools.cached_property
+    def _strip(self):
+        return stripper(self.tokenizer)
 
-    def _codes(self, batch: Batch) -> int:
-        return self.tokenizer.spec(batch["image"].shape[1:3]).size
+    def _spec(self, batch: Batch) -> LatentSpec:
+        """Of the latents whose use is counted: without an index that stands for no code."""
+        spec = self.tokenizer.spec(batch["image"].shape[1:3])
+        return dataclasses.replace(spec, size=getattr(self.tokenizer, "num_codes", spec.size))
+
+
+@jax.jit
+def replicate(images: jax.Array) -> jax.Array:
+    """On every device: what is looked at on the host."""
+    return constrain(images, None, None, None, None)
 
 
 def _averaged(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
-def _put_codes(params: Any, change: Callable[[jax.Array], jax.Array]) -> Any:
+def _put(tree: Any, path: Sequence[str], value: Any) -> Any:
+    """The nested dict with `value` at a path."""
+    if not path:
+        return value
+    return {**tree, path[0]: _put(tree[path[0]], path[1:], value)}
+
+
+def _put_codes(params: Any, table: jax.Array) -> Any:
     """The parameters with another codebook [K, D]."""
-    quantizer = params["quantizer"]
-    return {**params, "quantizer": {**quantizer, "codebook": change(quantizer["codebook"])}}
+    return _put(params, ("quantizer", "codebook"), table)

@@ -13,17 +13,18 @@ from imgen.training.task import State
 log = logging.getLogger(__name__)
 
 
-def check_warm_start(params: Any, trained: Any, run: str) -> None:
-    """Raises UserError unless the trees (arrays or shapes) share some paths, of the same shapes."""
+def check_warm_start(params: Any, trained: Any, run: str, where: str) -> None:
+    """Raises UserError, naming the config's key `where`, unless the trees (arrays or shapes) share some
+    paths, of the same shapes."""
     ours, trained = paths.flatten(params), paths.flatten(trained)
     shared = [path for path in ours if path in trained]
     if not shared:
-        raise UserError(f"init.generator: {run} shares no parameter with this model")
+        raise UserError(f"{where}: {run} shares no parameter with this model")
     for path in shared:
         if ours[path].shape != trained[path].shape:
             raise UserError(
-                f"init.generator: {path} has shape {trained[path].shape} in {run} and "
-                f"{ours[path].shape} here; make width, depth and vocabulary those of that run"
+                f"{where}: {path} has shape {trained[path].shape} in {run} and "
+                f"{ours[path].shape} here; make the sizes those of that run"
             )
 
 
@@ -40,8 +41,9 @@ def warm_start(state: State, trained: dict[str, np.ndarray]) -> State:
         value = trained.get(paths.path_of(path))
         if value is None:
             return leaf
-        # A copy for each: the loop donates its state, and the average starts from the same array.
-        return jax.device_put(value.astype(leaf.dtype), leaf.sharding, may_alias=False)
+        # A copy for each, by way of the host: the loop donates its state, the average starts from the same
+        # array, and of an array on a device device_put may hand out that device's own buffer.
+        return jax.device_put(np.array(value, leaf.dtype), leaf.sharding, may_alias=False)
 
     return {
         name: jax.tree_util.tree_map_with_path(take, value) if name in ("params", "ema") else value

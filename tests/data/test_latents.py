@@ -6,7 +6,7 @@ import pytest
 from imgen.data import make_source
 from imgen.data.latents import LatentsWriter
 from imgen.data.loader import train_batches
-from imgen.data.preprocess import TrainCodes
+from imgen.data.preprocess import EvalCodes, TrainCodes
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
 
@@ -115,3 +115,33 @@ def test_damage_and_mismatch_are_told(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(UserError, match="broken shard|cannot read"):
         opened()
+
+
+def test_bits_come_back_in_an_eighth_of_the_bytes(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2, (COUNT, 2, 3, 13))
+    spec = LatentSpec("bits", (3,), 13)
+    with LatentsWriter(tmp_path, spec, split="train", tokenizer_hash="", variants=2) as writer:
+        for label in range(COUNT):
+            writer.write(bits[label], label)
+        with pytest.raises(ValueError, match="outside"):
+            writer.write(bits[0] + 1, 0)
+    source = make_source("latents", "train", path=str(tmp_path))
+    np.testing.assert_array_equal(read_all(source), bits)
+    assert source.spec == spec and source[0]["codes"].dtype == np.int32
+    assert len(source._records[0][0]) == 4 + -(-2 * 3 * 13 // 8)
+
+
+def test_latents_are_drawn_anew_from_stored_moments(tmp_path):
+    mean, log_variance = np.full((1, 50, 4), 3.0), np.full((1, 50, 4), np.log(0.25))
+    moments = np.concatenate([mean, log_variance], -1).astype(np.float32)
+    spec = LatentSpec("continuous", (50,), 4)
+    arguments = dict(split="train", tokenizer_hash="", variants=1, moments=True)
+    with LatentsWriter(tmp_path, spec, **arguments) as writer:
+        writer.write(moments, 0)
+    source = make_source("latents", "train", path=str(tmp_path))
+    rng = np.random.default_rng(0)
+    draws = np.stack([TrainCodes()(source[0], rng)["codes"] for _ in range(50)])
+    assert draws.shape == (50, 50, 4) and draws.dtype == np.float32
+    np.testing.assert_allclose(draws.mean(), 3.0, atol=0.02)
+    np.testing.assert_allclose(draws.std(), 0.5, atol=0.02)
+    np.testing.assert_array_equal(EvalCodes()(source[0], None)["codes"], mean[0])

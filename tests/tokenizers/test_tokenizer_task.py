@@ -14,10 +14,11 @@ from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
 
-MODEL = VQ(
+SIZES = dict(
     ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=32, codebook_dim=4,
     groups=4, mid_attention=False, attention_levels=(), entropy_weight=0.1,
 )  # fmt: skip
+MODEL = VQ(**SIZES)
 TASK = TokenizerTask(MODEL, {"learning_rate": 1e-3}, total_steps=100)
 
 
@@ -57,14 +58,16 @@ def test_eight_devices_take_the_step_of_one():
     (one, one_metrics), (eight, eight_metrics) = results[1], results[8]
     for name, value in one_metrics.items():
         np.testing.assert_allclose(eight_metrics[name], value, rtol=2e-3, atol=1e-5, err_msg=name)
-    eight = flatten({"codebook": eight["codebook"], "table": eight["params"]["quantizer"]})
-    one = flatten({"codebook": one["codebook"], "table": one["params"]["quantizer"]})
+    eight = flatten({"codebook": eight["usage"], "table": eight["params"]["quantizer"]})
+    one = flatten({"codebook": one["usage"], "table": one["params"]["quantizer"]})
     for name, value in one.items():
         np.testing.assert_allclose(eight[name], value, atol=1e-4, err_msg=name)
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch():
-    model = MODEL.clone(entropy_weight=0.0)  # the entropy of a batch is not a mean over its parts
+    model = VQ(
+        **SIZES | {"entropy_weight": 0.0}
+    )  # the entropy of a batch is not a mean over its parts
     batch = photos()
     whole = dataclasses.replace(
         TASK, tokenizer=model, ema_codebook=True, kmeans_init=True, restart_every=1
@@ -79,8 +82,8 @@ def test_microbatches_give_the_gradient_of_the_whole_batch():
         ends.append((end, metrics))
     for name, value in ends[0][1].items():
         np.testing.assert_allclose(ends[1][1][name], value, rtol=1e-3, err_msg=name)
-    for name, value in ends[0][0]["codebook"].items():
-        np.testing.assert_allclose(ends[1][0]["codebook"][name], value, atol=1e-5, err_msg=name)
+    for name, value in ends[0][0]["usage"].items():
+        np.testing.assert_allclose(ends[1][0]["usage"][name], value, atol=1e-5, err_msg=name)
     tables = (end["params"]["quantizer"]["codebook"] for end, _ in ends)
     np.testing.assert_allclose(*tables, atol=1e-5)
 
@@ -134,7 +137,7 @@ def test_dead_codes_revive(ema_codebook):
     away = -z.mean((0, 1, 2)) / jnp.linalg.norm(z.mean((0, 1, 2)))
     table = jnp.tile(away, (32, 1)).at[0].set(-away)
     state["params"]["quantizer"]["codebook"] = state["ema"]["quantizer"]["codebook"] = table
-    state["codebook"]["sums"] = table
+    state["usage"]["sums"] = table
     step = jax.jit(task.train_step)
     state, metrics = run(step, state, batch, 4)
     assert metrics["codebook_usage"] < 0.2
@@ -166,7 +169,7 @@ def test_evaluation_leaves_padding_out_and_scores_each_image_alone():
 
 
 def test_bfloat16_computes_like_float32_and_keeps_float32_state():
-    task = dataclasses.replace(TASK, tokenizer=MODEL.clone(dtype=jnp.bfloat16))
+    task = dataclasses.replace(TASK, tokenizer=VQ(**SIZES, dtype=jnp.bfloat16))
     batch = photos()
     start = fresh(TASK, batch)
     state, metrics = run(jax.jit(task.train_step), start, batch)

@@ -32,7 +32,7 @@ def test_stored_codes_decode_to_the_reconstruction(patch):
     out = jax.jit(model.apply)(variables, images)
     codes = jax.jit(functools.partial(model.apply, method="encode"))(variables, images)
     assert codes.shape[1:] == model.spec((8, 16)).grid and codes.dtype == jnp.int32
-    np.testing.assert_array_equal(codes, out["codes"])
+    np.testing.assert_array_equal(codes, out["latents"])
     recon = jax.jit(functools.partial(model.apply, method="decode"))(variables, codes)
     assert recon.shape == images.shape
     np.testing.assert_allclose(recon, out["recon"], atol=1e-5)

@@ -36,7 +36,7 @@ def test_shared_weights_are_taken_and_the_windows_layers_start_fresh():
     trained = {path: value + 1.0 for path, value in first.items()}
     task = make_task((8, 8), 2, trained)
     state, untouched = start(task), start(make_task((8, 8), 2))
-    check_warm_start(state["params"], trained, "RUN")
+    check_warm_start(state["params"], trained, "RUN", "init.generator")
     ours, fresh = paths.flatten(state["params"]), paths.flatten(untouched["params"])
     new = {path for path in ours if path not in trained}
     assert new and all(path.startswith(("fuse/", "split_0/")) for path in new)
@@ -51,6 +51,6 @@ def test_another_width_or_an_unrelated_model_is_refused():
     params = start(make_task((4, 4), 1))["params"]
     wider = paths.flatten(jax.device_get(start(make_task((4, 4), 1, width=32))["params"]))
     with pytest.raises(UserError, match="init.generator: .* has shape .* in RUN .* here"):
-        check_warm_start(params, wider, "RUN")
+        check_warm_start(params, wider, "RUN", "init.generator")
     with pytest.raises(UserError, match="shares no parameter"):
-        check_warm_start(params, {"other": np.zeros(1)}, "RUN")
+        check_warm_start(params, {"other": np.zeros(1)}, "RUN", "init.generator")

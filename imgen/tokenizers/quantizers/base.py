@@ -55,6 +55,9 @@ class Quantizer(Protocol):
     def decode(self, latents: jax.Array) -> jax.Array:
         """Latents -> float32 values."""
 
+    # Of a codebook (the parameter `codebook` [K, D]) that may be tended by k-means, restarts and averages:
+    # code_features(z) -> [N, D], the features as they are compared with codes, in the order of the codes.
+
 
 def straight_through(values: jax.Array, z: jax.Array) -> jax.Array:
     """Exactly `values`, with the gradient of `z` (the usual z + sg(values - z) is off by rounding)."""

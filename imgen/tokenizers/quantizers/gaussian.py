@@ -43,6 +43,12 @@ class Gaussian(nn.Module):
         """Moments -> normalised latents: the posterior's mean, or drawn from it with a key."""
         return self.normalize(sample(*posterior(z), rng))
 
+    def moments(self, z: jax.Array) -> jax.Array:
+        """Moments as they are stored: [mean, log variance] [..., 2 C] of the normalised latents."""
+        mean, log_variance = posterior(z)
+        log_variance += 2.0 * jnp.log(self.scale)
+        return jnp.concatenate([self.normalize(mean), log_variance], axis=-1)
+
     def decode(self, latents: jax.Array) -> jax.Array:
         """Normalised latents -> values for the decoder."""
         return latents.astype(jnp.float32) / self.scale + self.shift

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgen.tokenizers.quantizers.base import Layout, Quantized, l2_normalize, straight_through
-from imgen.tokenizers.quantizers.entropy import entropy_loss
+from imgen.tokenizers.quantizers.entropy import assignment_entropies
 from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
 
 
@@ -18,8 +18,7 @@ class VectorQuantizer(nn.Module):
 
     commit_weight: beta of the commitment loss.
     entropy_weight: of H(one position's soft assignment) - H(their mean over the global batch),
-        with p = softmax(-distance / entropy_temperature). 0 (LlamaGen's released models) skips
-        it; otherwise tensors of positions x K are built.
+        with p = softmax(-distance / entropy_temperature). 0 (LlamaGen's released models) skips it.
     """
 
     codebook_size: int
@@ -51,9 +50,12 @@ class VectorQuantizer(nn.Module):
             "commit": self.commit_weight * jnp.mean(jnp.square(fixed_q - z)),
         }
         if self.entropy_weight:
-            distances = squared_distances(z.reshape(-1, z.shape[-1]), table)
-            entropy = entropy_loss(-distances / self.entropy_temperature)
-            losses["entropy"] = self.entropy_weight * entropy
+            found = assignment_entropies(
+                lambda rows: -squared_distances(rows, table) / self.entropy_temperature,
+                z.reshape(-1, z.shape[-1]),
+                self.codebook_size,
+            )
+            losses["entropy"] = self.entropy_weight * (found.sample - found.code)
         return Quantized(straight_through(q, z), codes, losses)
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -64,6 +66,10 @@ class VectorQuantizer(nn.Module):
     def decode(self, codes: jax.Array) -> jax.Array:
         """Codes [...] -> float32 values [..., D]."""
         return jnp.take(self.normed(self.codebook), codes, axis=0)
+
+    def code_features(self, z: jax.Array) -> jax.Array:
+        """Features as they are compared with codes, without gradient, a row for each: [..., D] -> [N, D]."""
+        return jax.lax.stop_gradient(self.normed(z)).reshape(-1, self.codebook_dim)
 
     def normed(self, x: jax.Array) -> jax.Array:
         """Features or codes as they are compared: float32, of unit length with `l2_norm`."""

@@ -1,4 +1,4 @@
-"""Instella-T2I: the autoregressive model of bits and the bit-flip diffusion model."""
+"""Instella-T2I: the 1D binary tokenizer, the transformer of bits and the bit-flip diffusion model."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,16 @@ from imgen.decoding import Filters, decoding_params, generate
 from imgen.decoding.bit_diffusion import clean_probability, next_probability, times
 from imgen.decoding.guidance import guide
 from imgen.generators.bit_diffusion import BitDiffusion, denoising_nll, noisy_probability
-from imgen.interop.instella import UNUSED, diffusion_rows, generator_from_config, rows
+from imgen.interop.instella import (
+    UNUSED,
+    diffusion_rows,
+    generator_from_config,
+    rows,
+    tokenizer_from_config,
+    tokenizer_rows,
+)
 from imgen.interop.table import from_official, to_official
+from tests.parity.compare import nchw, nhwc
 from tests.parity.golden import Golden
 
 
@@ -26,6 +34,50 @@ def import_params(table, like, golden: Golden, ignore=()) -> dict:
     for key, value in to_official(table, params).items():
         np.testing.assert_array_equal(value, state[key])
     return params
+
+
+def tokenizer(golden: Golden) -> None:
+    close = {k: golden.meta["tolerance"][k] for k in ("atol", "rtol")}
+    images = jnp.asarray(nhwc(golden.input("image")))
+    size, patch = images.shape[1:3], golden.config["patch_size"]
+    params = None
+    for prefix, scale in (("", None), ("scaled_", golden.meta["scale_pixels_for_out_scaled"])):
+        model = tokenizer_from_config(golden.config, image_size=size, position_scale=scale)
+        if params is None:
+            like = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+            params = import_params(tokenizer_rows(model), like, golden)
+        bound = model.bind({"params": params})
+
+        def same(ours, name, prefix=prefix):
+            np.testing.assert_allclose(ours, golden.out(prefix + name), **close, err_msg=name)
+
+        grid, latents = model.grid(size), golden.config["num_latent_tkns"]
+        assert grid == (size[0] // patch, size[1] // patch)
+        # Ours begins with the patches.
+        tables = [np.roll(t, latents, axis=0) for t in bound.encoder.places.tables(grid, latents)]
+        same(tables[0], "rope_cos")
+        same(tables[1], "rope_sin")
+        same(bound.encoder(images), "encoder")
+
+        z = jax.jit(lambda p, x, m=model: m.apply({"params": p}, x, method="features"))(
+            params, images
+        )
+        same(z, "bit_logits")
+        same(bits.code_loss(jax.nn.sigmoid(z)), "code_loss")
+        ours, official = bound.quantizer.encode(z), golden.out(prefix + "bits")
+        clear = np.abs(z) > close["atol"]
+        np.testing.assert_array_equal(np.asarray(ours)[clear], official[clear])
+        stored = jnp.asarray(official, jnp.int32)
+        same(bound.quantizer.decode(stored), "z_q")
+        same(nchw(bound.decode(stored)), "recon")
+        if clear.all():
+            same(nchw(jax.jit(model.apply)({"params": params}, images)["recon"]), "recon")
+
+    # The straight-through gradient, at the scaled run's logits and bits.
+    logits = jnp.asarray(golden.out("scaled_bit_logits"))
+    cotangent = jnp.asarray(golden.input("st_cotangent"))
+    gradient = jax.grad(lambda z: jnp.sum(bound.quantizer(z).values * cotangent))(logits)
+    np.testing.assert_allclose(gradient, golden.out("st_grad_logits"), **close)
 
 
 def autoregressive(golden: Golden) -> None:
@@ -101,4 +153,4 @@ def diffusion(golden: Golden) -> None:
         np.testing.assert_allclose(ours, golden.out(f"sample_protocol{protocol}_prob"), **close)
 
 
-CASES = {"instella_ar": autoregressive, "instella_diff": diffusion}
+CASES = {"instella_bae": tokenizer, "instella_ar": autoregressive, "instella_diff": diffusion}

@@ -1,0 +1,177 @@
+"""Tokenizers side by side: the same pictures, the same number of steps.
+
+    python -m benchmarks.compare_tokenizers --data cifar10 --out DIR [--steps 1500] [--tokenizers vq,fsq]
+
+Trains each recipe of configs/small_tokenizers.py in DIR/NAME (a run like any other: started again, the
+command goes on where it stopped), measures it on the whole held-out split and writes DIR/results.jsonl, DIR/table.md,
+DIR/compare.html with a rate-distortion plot, and DIR/NAME.png: original | reconstruction pairs.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from benchmarks.page import write_page, write_table
+from imgen import cli, config, evaluate, images, paths, train
+from imgen.errors import UserError
+from imgen.runs import TrainedTokenizer, load_tokenizer
+from imgen.stages import open_source
+from imgen.training import plot
+from imgen.training.metrics import read_metrics
+from imgen.training.reconstructions import is_nested, reconstructor, stripper
+
+CONFIG = "configs/small_tokenizers.py"
+DATA = ("cifar10", "imagenet")
+COLUMNS = {
+    "name": "tokenizer",
+    "parameters": "parameters",
+    "tokens": "tokens",
+    "bits": "bits/image",
+    "psnr": "PSNR",
+    "ssim_gauss11": "SSIM",
+    "usage": "usage",
+    "entropy": "entropy/bits",
+    "train_images_per_second": "training images/s",
+    "decode_images_per_second": "decoding images/s",
+}
+NOTE = (
+    "Bits at fixed length; continuous latents have none. Usage: share of the codes that occur in the "
+    "held-out set, or of the bits that take both values. Entropy/bits: entropy of one code, or of one bit, "
+    "over its length."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="benchmarks.compare_tokenizers", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=DATA, default="cifar10")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--tokenizers", help="names, joined by commas (default: all)")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--smoke", action="store_true", help="tiny models on drawn shapes")
+    args, overrides = parser.parse_known_args(argv)
+    known = config.load_module(CONFIG).SIZES
+    names = args.tokenizers.split(",") if args.tokenizers else known
+    for name in names:
+        if name not in known:
+            raise UserError(f"--tokenizers {name!r} is none of {', '.join(known)}")
+    cli.use_compilation_cache()
+    out = cli.make_workdir(args.out, "--out")
+    for name in names:
+        arg = ",".join([name, args.data, *(["smoke"] if args.smoke else [])])
+        settings = config.load_config(
+            f"{CONFIG}:{arg}", [f"--config.train.tokenizer.steps={args.steps}", *overrides]
+        )
+        workdir = cli.make_workdir(out / name)
+        train.train(settings, workdir)
+        (workdir / "row.json").write_text(json.dumps(measure(name, workdir, settings)))
+        draw(out / f"{name}.png", workdir, settings)
+    rows = [
+        json.loads((out / n / "row.json").read_text())
+        for n in known
+        if (out / n / "row.json").exists()
+    ]
+    (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report(out, rows, args.data)
+
+
+def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
+    """A row of the table: what training came to on the whole held-out split."""
+    run = load_tokenizer(workdir)
+    args = SimpleNamespace(workdir=str(workdir), num=None, batch_size=128)
+    found = evaluate.reconstruction(args, settings)
+    spec, points = run.spec, []
+    if is_nested(run.module):
+        by_tokens = evaluate.prefixes(args, settings)["by_tokens"]
+        points = [
+            [int(k) * spec.bits / spec.positions, row["psnr"], row["ssim_gauss11"]]
+            for k, row in by_tokens.items()
+        ]
+    elif spec.bits:
+        points = [[spec.bits, found["psnr"], found["ssim_gauss11"]]]
+    rates = [
+        r["images_per_second"]
+        for r in read_metrics(workdir / "metrics.jsonl")
+        if "images_per_second" in r
+    ]
+    entropy = None
+    if "perplexity" in found:
+        entropy = np.log2(found["perplexity"]) / np.log2(spec.size)
+    elif "bit_entropy" in found:
+        entropy = found["bit_entropy"]
+    usage = found.get("codebook_usage", found.get("bit_usage"))
+    return {
+        "name": name,
+        "parameters": sum(x.size for x in paths.flatten(run.params).values()),
+        "steps": found["step"],
+        "images": found["images"],
+        "tokens": spec.positions,
+        "bits": None if spec.bits is None else round(spec.bits),
+        "psnr": round(found["psnr"], 2),
+        "ssim_gauss11": round(found["ssim_gauss11"], 3),
+        "usage": None if usage is None else f"{100 * usage:.1f} %",
+        "entropy": None if entropy is None else round(float(entropy), 3),
+        "train_images_per_second": round(statistics.median(rates), 1),
+        "decode_images_per_second": round(decoding_speed(run, settings.data.image_size), 1),
+        "points": points,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def decoding_speed(run: TrainedTokenizer, size: int, batch: int = 32) -> float:
+    """Images a second through encoder and decoder; the median of five batches."""
+    reconstruct, pictures = reconstructor(run.module), np.zeros((batch, size, size, 3), np.uint8)
+    times = []
+    for _ in range(6):
+        start = time.monotonic()
+        jax.block_until_ready(reconstruct(run.params, pictures))
+        times.append(time.monotonic() - start)
+    return batch / statistics.median(times[1:])  # the first one compiles
+
+
+def draw(path: Path, workdir: Path, settings: FrozenConfigDict, num: int = 16) -> None:
+    """Original | reconstruction of the first held-out images; of nested tokenizers, strips."""
+    run = load_tokenizer(workdir)
+    source, transform = open_source(settings, "eval"), evaluate.eval_transform(settings)
+    originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
+    if is_nested(run.module):
+        strips = jax.device_get(stripper(run.module)(run.params, originals[:8]))
+        tiles, columns = strips.reshape(-1, *strips.shape[2:]), strips.shape[1]
+    else:
+        recon = jax.device_get(reconstructor(run.module)(run.params, originals))
+        tiles, columns = np.stack([originals, recon], 1).reshape(-1, *recon.shape[1:]), 8
+    images.save_png(path, images.enlarge(images.grid(tiles, columns=columns)))
+
+
+def report(out: Path, rows: list[dict], data: str) -> None:
+    """DIR/table.md, also printed, and DIR/compare.html."""
+    print(write_table(out / "table.md", rows, COLUMNS, NOTE))
+    charts = {}
+    with_bits = [row for row in rows if row["points"]]
+    for heading, column in (("PSNR (dB)", 1), ("SSIM (gauss11)", 2)):
+        groups = [
+            (r["name"], [p[0] for p in r["points"]], [p[column] for p in r["points"]])
+            for r in with_bits
+        ]
+        if groups:
+            charts[heading] = plot.scatter(groups, "bits per image", heading)
+    write_page(
+        out / "compare.html",
+        f"Tokenizers after {rows[0]['steps']:,} steps on {data} ({rows[0]['device']})",
+        rows,
+        COLUMNS,
+        NOTE,
+        charts,
+        {row["name"]: out / f"{row['name']}.png" for row in rows},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,38 @@
+"""ELM's binary autoencoder: 16x16 positions of 16, 20 or 24 bits (Binary Latent Diffusion's code).
+
+    python -m imgen.train --config configs/bae.py:bae_20 --workdir RUN \
+        --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
+
+The losses are those of the released code (L1, LPIPS, an adaptive hinge adversary of weight at most 1 from
+step 30,001); so are a million steps of 256 images. Its rate for that batch is not published: 1e-4 is ours.
+The average's decay of 0.995 every ten steps is 0.9995 a step. `smoke` as in configs/vq.py.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from imgen.config import choose
+
+SIZES = ("bae_20", "bae_16", "bae_24")
+ARGS = (*SIZES, "smoke")
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    size, options = choose(arg, SIZES, __file__)
+    base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
+    config = base(",".join(["vq16", *options]))
+    config.tokenizer = dict(name="bae", bits=int(size.removeprefix("bae_")), dtype="bfloat16")
+    stage = config.train.tokenizer
+    # The published loss is of images in [0, 1], ours of [-1, 1].
+    stage.update(reconstruction="l1", reconstruction_weight=0.5, ema_decay=0.9995)
+    stage.adversary = dict(
+        discriminator="patchgan", weight=1.0, start=30_001, adaptive=True, adaptive_most=1.0
+    )
+    if "smoke" in options:
+        config.tokenizer.update(ch=8, num_res_blocks=1, groups=4, z_channels=8, dtype="float32")
+        stage.adversary.start = 3
+    else:
+        stage.update(steps=1_000_000, batch_size=256)
+    return config

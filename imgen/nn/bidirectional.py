@@ -1,0 +1,79 @@
+"""Llama's block without a causal mask, as 1D tokenizers use it (Instella-T2I, bae/llama_attn.py)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgen.nn.attention import attend
+from imgen.nn.axial_rope import Pairing, Rotation, rotate
+from imgen.nn.constrain import constrain
+from imgen.nn.mlp import Init, SwiGLU, kernel_init
+from imgen.nn.norms import RMSNorm
+
+
+class SelfAttention(nn.Module):
+    """Every token sees all, or token t those before visible[t]. No biases. [B, T, D] -> [B, T, D].
+
+    Queries and keys get an RMSNorm over each head's channels, then their rotary position. The
+    projections are one kernel [D, N, 3, H].
+    """
+
+    heads: int
+    pairing: Pairing = "official"
+    init: Init = "torch"
+    norm_eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        tables: Rotation | None = None,
+        visible: jax.Array | None = None,  # [T]
+    ) -> jax.Array:
+        width = x.shape[-1]
+        common = {
+            "use_bias": False,
+            "dtype": self.dtype,
+            "kernel_init": kernel_init(self.init),
+        }
+        qkv = nn.DenseGeneral((self.heads, 3, width // self.heads), **common, name="qkv")(x)
+        qkv = constrain(qkv, "batch", None, "heads", None, None)
+        q = RMSNorm(self.norm_eps, name="q_norm")(qkv[:, :, :, 0])
+        k = RMSNorm(self.norm_eps, name="k_norm")(qkv[:, :, :, 1])
+        v = qkv[:, :, :, 2]
+        if tables is not None:
+            q, k = rotate(q, tables, self.pairing), rotate(k, tables, self.pairing)
+        if visible is None:
+            out = jax.nn.dot_product_attention(q, k, v)
+        else:
+            out = attend(q, k, v, visible)
+        return nn.DenseGeneral(width, axis=(-2, -1), **common, name="out")(out)
+
+
+class Block(nn.Module):
+    """x += attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x)), of hidden width `hidden`."""
+
+    heads: int
+    hidden: int
+    pairing: Pairing = "official"
+    init: Init = "torch"
+    norm_eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,  # [B, T, D]
+        tables: Rotation | None = None,
+        visible: jax.Array | None = None,  # [T]
+    ) -> jax.Array:
+        attention = SelfAttention(
+            self.heads, self.pairing, self.init, self.norm_eps, self.dtype, name="attention"
+        )
+        x = x + attention(RMSNorm(self.norm_eps, name="attention_norm")(x), tables, visible)
+        ffn = SwiGLU(self.hidden, self.init, self.dtype, name="ffn")
+        x = x + ffn(RMSNorm(self.norm_eps, name="ffn_norm")(x))
+        return constrain(x, "batch", None, None)

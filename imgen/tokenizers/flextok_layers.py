@@ -1,0 +1,252 @@
+"""FlexTok's transformers: latents -> registers, and (noisy latents, registers) -> velocity.
+
+Shapes: B batch, [h, w, C] latents, N = (h / p)(w / p) patches, K registers, T = N + K, D width.
+Source: apple/ml-flextok, model/layers, model/trunks, model/preprocessors, model/postprocessors.
+"""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen.nn.adaln import Modulation, layer_norm, modulate
+from imgen.nn.constrain import constrain
+from imgen.nn.conv import depth_to_space, space_to_depth
+from imgen.nn.mlp import SwiGLU
+from imgen.nn.positions import sincos_2d
+from imgen.nn.time_embedding import TimeEmbedding
+
+xavier = nn.initializers.xavier_uniform()
+
+
+def causal_last(patches: int, registers: int) -> np.ndarray:
+    """bool [T, T], query by key: patches see all patches; register i sees them and registers <= i."""
+    visible = np.concatenate([np.full(patches, patches), patches + 1 + np.arange(registers)])
+    return np.arange(patches + registers) < visible[:, None]
+
+
+class RegisterAttention(nn.Module):
+    """Self-attention without biases. Queries and keys of each head are normalised, without a gain; the
+    scale is muP's 8 / head_dim, which is 1 / sqrt(head_dim) at 64."""
+
+    head_dim: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """[B, T, D] -> [B, T, D]; mask: bool [T, T], what is False is not seen."""
+        width = x.shape[-1]
+        qkv = nn.DenseGeneral(
+            (3, width // self.head_dim, self.head_dim),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(
+                width**-0.5
+            ),  # Xavier's deviation for each of the three
+            name="qkv",
+        )(x)
+        q, k, v = (constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3))
+        mask = None if mask is None else mask[None, None]
+        q, k = layer_norm(q), layer_norm(k)
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask, scale=8 / self.head_dim)
+        return nn.DenseGeneral(
+            width, axis=(-2, -1), use_bias=False, dtype=self.dtype, kernel_init=xavier, name="out"
+        )(out)
+
+
+class RegisterBlock(nn.Module):
+    """x += attention(norm(x)); x += mlp(norm(x)), with norms that have no parameters.
+
+    Given a time vector [B, D], both branches are shifted, scaled and gated by it (adaLN-zero), with
+    one set of vectors for the patches and another for the registers.
+    """
+
+    head_dim: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,  # [B, T, D]
+        mask: jax.Array | None = None,  # [T, T]
+        time: jax.Array | None = None,  # [B, D]
+        is_register: jax.Array | None = None,  # [T]
+    ) -> jax.Array:
+        width = x.shape[-1]
+        hidden = int(2 * (self.mlp_ratio * width) / 3)
+        deviation = math.sqrt(2 / (width + hidden))  # Xavier's, for each of the three kernels
+        attention = RegisterAttention(self.head_dim, self.dtype, name="attention")
+        mlp = SwiGLU(hidden, deviation, self.dtype, name="mlp")
+        if time is None:
+            x = x + attention(layer_norm(x), mask)
+            x = x + mlp(layer_norm(x))
+            return constrain(x, "batch", None, None)
+        patches, registers = jnp.moveaxis(
+            Modulation((2, 6), width, self.dtype, name="modulation")(time)[:, :, :, None], 1, 0
+        )
+        parts = [
+            jnp.where(is_register[:, None], registers[:, i], patches[:, i]) for i in range(6)
+        ]  # [B, T, D] each
+        gate_attention, gate_mlp, shift_attention, scale_attention, shift_mlp, scale_mlp = parts
+        h = modulate(layer_norm(x), shift_attention, scale_attention)
+        x = x + gate_attention * attention(h, mask)
+        h = modulate(layer_norm(x), shift_mlp, scale_mlp)
+        x = x + gate_mlp * mlp(h)
+        return constrain(x, "batch", None, None)
+
+
+class RegisterTransformer(nn.Module):
+    """`depth` blocks, their parameters stacked: leaves [depth, ...].
+
+    remat: recompute each block's inside in the backward pass, which then keeps its input only.
+    """
+
+    depth: int
+    head_dim: int
+    mlp_ratio: float = 4.0
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        time: jax.Array | None = None,
+        is_register: jax.Array | None = None,
+        features_at: int | None = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The output [B, T, D] and, where `features_at` is a block's number, what that block gives."""
+        layer = nn.remat(RegisterBlock, prevent_cse=False) if self.remat else RegisterBlock
+
+        def step(block: RegisterBlock, carry: tuple, number: jax.Array) -> tuple[tuple, None]:
+            x, features = carry
+            x = block(x, mask, time, is_register)
+            if features_at is not None:
+                features = jnp.where(number == features_at, x, features)
+            return (x, features), None
+
+        blocks = layer(self.head_dim, self.mlp_ratio, self.dtype, name="blocks")
+        scan = nn.scan(
+            step, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth
+        )
+        carry = (x, None if features_at is None else x)
+        return scan(blocks, carry, jnp.arange(self.depth))[0]
+
+
+class RegisterEncoder(nn.Module):
+    """Latents [B, h, w, C] -> what is quantised, float32 [B, K, features].
+
+    Patches and learned registers attend under the mask `causal_last`, so that a register depends on no
+    later one. The last layer starts at zero.
+    """
+
+    width: int
+    depth: int
+    registers: int
+    features: int
+    head_dim: int = 64
+    mlp_ratio: float = 4.0
+    patch: int = 2
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array) -> jax.Array:
+        x = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patches")(
+            space_to_depth(latents, self.patch)
+        )
+        x = (x + sincos_2d(x.shape[1:3], self.width).astype(x.dtype)).reshape(
+            len(x), -1, self.width
+        )
+        start = nn.initializers.truncated_normal(0.02)
+        registers = self.param("registers", start, (self.registers, self.width)).astype(x.dtype)
+        registers = jnp.broadcast_to(registers, (len(x), *registers.shape))
+        patches = x.shape[1]
+        x, _ = RegisterTransformer(
+            self.depth, self.head_dim, self.mlp_ratio, self.remat, self.dtype, name="transformer"
+        )(jnp.concatenate([x, registers], axis=1), causal_last(patches, self.registers))
+        head = nn.Dense(self.features, kernel_init=nn.initializers.zeros, name="head")  # float32
+        return head(layer_norm(x[:, patches:]).astype(jnp.float32))
+
+
+class FlowDecoder(nn.Module):
+    """Velocity of noisy latents [B, h, w, C], given quantised registers [B, K, F].
+
+    `condition` makes [B, K, D] of the registers once; a call then costs one pass of the transformer.
+    time_features, max_timestep: of the time's sinusoids, with frequencies (1000 / max_timestep) *
+        256^(-2 i / time_features).
+    final_modulation: the last norm, too, is shifted and scaled by the time.
+    """
+
+    width: int
+    depth: int
+    registers: int
+    channels: int
+    head_dim: int = 64
+    mlp_ratio: float = 4.0
+    patch: int = 2
+    time_features: int = 256
+    max_timestep: float = 1.0
+    final_modulation: bool = True
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        normal = nn.initializers.truncated_normal(0.02)
+        dense = {"dtype": self.dtype, "kernel_init": xavier}
+        self.from_values = nn.Dense(self.width, **dense)
+        self.positions = self.param("positions", normal, (self.registers, self.width))
+        self.mask_token = self.param("mask_token", normal, (self.width,))
+        self.null_token = self.param("null_token", normal, (self.width,))
+        self.patches = nn.Dense(self.width, **dense)
+        self.time = TimeEmbedding(
+            self.width, self.time_features, 256.0, 1000 / self.max_timestep, dtype=self.dtype
+        )
+        self.transformer = RegisterTransformer(
+            self.depth, self.head_dim, self.mlp_ratio, self.remat, self.dtype
+        )
+        if self.final_modulation:
+            self.modulation = Modulation((2,), self.width, self.dtype)
+        self.head = nn.Dense(
+            self.channels * self.patch**2, dtype=self.dtype, kernel_init=nn.initializers.zeros
+        )
+
+    def condition(self, values: jax.Array, keep: jax.Array, null: jax.Array) -> jax.Array:
+        """Quantised registers [B, K, F] -> [B, K, D].
+
+        keep: int [B]: registers from here on are a learned mask token, after their positions were
+            added, so that masked ones are all alike.
+        null: bool [B]: all registers are a learned null token, the unconditional case.
+        """
+        x = self.from_values(values) + self.positions.astype(self.dtype)
+        masked = (np.arange(self.registers) >= keep[:, None])[:, :, None]
+        x = jnp.where(masked, self.mask_token.astype(x.dtype), x)
+        return jnp.where(null[:, None, None], self.null_token.astype(x.dtype), x)
+
+    def __call__(
+        self, noisy: jax.Array, t: jax.Array, condition: jax.Array, features_at: int | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """noisy [B, h, w, C], t [B] in [0, 1], condition [B, K, D] -> float32 velocity [B, h, w, C].
+
+        Also, where `features_at` is a block's number, the patches that it gives, [B, h/p, w/p, D].
+        """
+        x = self.patches(space_to_depth(noisy, self.patch))
+        batch, *grid, width = x.shape
+        x = (x + sincos_2d(grid, width).astype(x.dtype)).reshape(batch, -1, width)
+        patches, time = x.shape[1], self.time(t)
+        x = jnp.concatenate([x, condition], axis=1)
+        is_register = np.arange(x.shape[1]) >= patches
+        x, features = self.transformer(x, None, time, is_register, features_at)
+        x = layer_norm(x[:, :patches])
+        if self.final_modulation:
+            shift, scale = jnp.moveaxis(self.modulation(time)[:, :, None], 1, 0)
+            x = modulate(x, shift, scale)
+        velocity = depth_to_space(self.head(x).reshape(batch, *grid, -1), self.patch)
+        if features is not None:
+            features = features[:, :patches].reshape(batch, *grid, width)
+        return velocity.astype(jnp.float32), features

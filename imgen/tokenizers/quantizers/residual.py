@@ -1,0 +1,82 @@
+"""Residual quantisation: several codes a position, each for what the ones before leave over.
+
+Source: "Autoregressive Image Generation using Residual Quantization", section 3.1; kakaobrain/
+rq-vae-transformer, rqvae/models/rqvae/quantizations.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from imgen.tokenizers.quantizers.base import Layout, Quantized, straight_through
+from imgen.tokenizers.quantizers.nearest import nearest_codes
+
+
+class ResidualQuantizer(nn.Module):
+    """Features [..., C] -> `depth` codes [..., depth] of one codebook [K, C] that all depths share.
+
+    Code i is the nearest to the residual r_i = z - (e_1 + ... + e_{i-1}); the value is the sum of all.
+
+    commit_weight: of the sum over i of mean |z - sg(e_1 + ... + e_i)|^2. (The released code takes the
+        mean over the depths where the paper has the sum.)
+    The codebook's loss is the sum over i of mean |e_i - sg(r_i)|^2; the published models have a running
+    mean of the residuals (`residuals`) in its place.
+    """
+
+    codebook_size: int = 16384
+    codebook_dim: int = 256
+    depth: int = 4
+    commit_weight: float = 0.25
+
+    def setup(self):
+        bound = 1.0 / self.codebook_size
+
+        def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+        self.codebook = self.param("codebook", init, (self.codebook_size, self.codebook_dim))
+
+    @property
+    def layout(self) -> Layout:
+        return Layout("index", self.codebook_size, self.codebook_dim, self.codebook_dim, self.depth)
+
+    def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
+        del rng
+        z = z.astype(jnp.float32)
+        codes, residuals = self._search(z)
+        embedded = jnp.take(self.codebook, codes, axis=0)  # [..., depth, C]
+        sums = self.partial_sums(codes)
+        depths = (*range(codes.ndim - 1), -1)  # all but the depth
+        commit = jnp.mean(jnp.square(z[..., None, :] - jax.lax.stop_gradient(sums)), axis=depths)
+        losses = {
+            "codebook": jnp.sum(jnp.mean(jnp.square(embedded - residuals), axis=depths)),
+            "commit": self.commit_weight * jnp.sum(commit),
+        }
+        return Quantized(straight_through(sums[..., -1, :], z), codes, losses)
+
+    def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Features [..., C] -> int32 codes [..., depth]; the same with or without a key."""
+        del rng
+        return self._search(z.astype(jnp.float32))[0]
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Codes [..., depth] -> float32 values [..., C]."""
+        return self.partial_sums(latents)[..., -1, :]
+
+    def partial_sums(self, latents: jax.Array) -> jax.Array:
+        """Values by the first 1, 2, ... codes: [..., depth] -> [..., depth, C]."""
+        return jnp.cumsum(jnp.take(self.codebook, latents, axis=0), axis=-2)
+
+    def code_features(self, z: jax.Array) -> jax.Array:
+        """What each depth quantises, without gradient, a row for each code: [..., C] -> [N depth, C]."""
+        return self._search(z.astype(jnp.float32))[1].reshape(-1, self.codebook_dim)
+
+    def _search(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Codes [..., depth] and residuals [..., depth, C], without gradient."""
+        table, residual = jax.lax.stop_gradient((self.codebook, z))
+        codes, residuals = [], []
+        for _ in range(self.depth):
+            codes.append(nearest_codes(residual, table))
+            residuals.append(residual)
+            residual = residual - jnp.take(table, codes[-1], axis=0)
+        return jnp.stack(codes, -1), jnp.stack(residuals, -2)

@@ -1,0 +1,387 @@
+"""TiTok: an image as K tokens in a row.
+
+A vision transformer reads patches and K latent tokens and keeps the latter; they are quantised; a second
+one reads them beside mask tokens, one for each patch, and keeps those. Sources: "An Image is Worth 32
+Tokens for Reconstruction and Generation" (TiTok, two stages), "Democratizing Text-to-Image Masked
+Generative Models with Compact Text-Aware One-Dimensional Tokens" (TA-TiTok, one stage; its decoder's
+text guidance is left out); bytedance/1d-tokenizer, modeling/titok.py and modules/blocks.py.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from imgen.construct import construct
+from imgen.errors import UserError
+from imgen.latents import LatentSpec
+from imgen.nn.conv import depth_to_space
+from imgen.nn.vit import ViT
+from imgen.tokenizers.conv import ConvTokenizer, make_quantizer
+from imgen.tokenizers.vq import maskgit_vqgan, vq
+
+# (width, layers, heads)
+SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
+HEADS = ("pixels", "codes", "mixture")
+PROXIES = {"maskgit_vqgan": maskgit_vqgan, "vq": vq}
+
+
+def linear(features: int, dtype: Any, name: str | None = None) -> nn.Dense:
+    """A linear layer as the paper's code starts all of them."""
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+
+
+def layer_norm(dtype: Any, name: str | None = None) -> nn.LayerNorm:
+    return nn.LayerNorm(1e-5, dtype=dtype, name=name)
+
+
+def causal_latents(patches: int, latents: int) -> jax.Array:
+    """Who sees whom among [class, patches, latents]: bool [T, T]. Everyone sees class and patches; a
+    latent also sees itself and the latents before it (SEED's order)."""
+    query, key = jnp.ogrid[: 1 + patches + latents, : 1 + patches + latents]
+    return (key <= patches) | (key <= query)
+
+
+class Encoder(nn.Module):
+    """Images [B, H, W, 3] in [0, 1] and latent tokens [K, D] -> features [B, K, features].
+
+    legacy: as the two-stage checkpoints have it, the last layer reads [B, K, D] as if it were
+        [B, D, K]: each of its K rows mixes values of several tokens.
+    """
+
+    size: tuple[int, int, int]
+    patch: int
+    features: int
+    legacy: bool = False
+    causal_1d: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, latent_tokens: jax.Array) -> jax.Array:
+        (width, depth, heads), latents = self.size, latent_tokens.shape[0]
+        token = nn.initializers.normal(width**-0.5)
+        x = nn.Conv(
+            width,
+            (self.patch, self.patch),
+            (self.patch, self.patch),
+            "VALID",
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(0.02),
+            name="patch_embed",
+        )(images)
+        batch, patches = x.shape[0], x.shape[1] * x.shape[2]
+        x = x.reshape(batch, patches, width)
+        class_token = self.param("class_token", token, (1, width))
+        positions = self.param("positions", token, (1 + patches, width))
+        x = jnp.concatenate([repeat(class_token, batch, x.dtype), x], axis=1)
+        x = x + positions.astype(x.dtype)
+        tail = latent_tokens + self.param("latent_positions", token, (latents, width))
+        x = jnp.concatenate([x, repeat(tail, batch, x.dtype)], axis=1)  # [B, 1 + N + K, D]
+
+        mask = causal_latents(patches, latents) if self.causal_1d else None
+        x = layer_norm(self.dtype, "ln_pre")(x)
+        x = ViT(depth, heads, remat=self.remat, dtype=self.dtype, name="transformer")(x, mask)
+        x = layer_norm(self.dtype, "ln_post")(x[:, 1 + patches :])
+        if self.legacy:
+            x = jnp.swapaxes(x.reshape(batch, width, latents), 1, 2)
+        return linear(self.features, self.dtype, "conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """Values [B, K, C] -> features [B, grid, grid, D] of the patches."""
+
+    size: tuple[int, int, int]
+    grid: int
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, values: jax.Array) -> jax.Array:
+        (width, depth, heads), (batch, latents, _) = self.size, values.shape
+        patches = self.grid**2
+        token = nn.initializers.normal(width**-0.5)
+        tail = linear(width, self.dtype, "decoder_embed")(values)
+        tail = tail + self.param("latent_positions", token, (latents, width)).astype(tail.dtype)
+        class_token = self.param("class_token", token, (1, width))
+        mask_token = self.param("mask_token", token, (1, width))
+        masks = jnp.concatenate([class_token, jnp.broadcast_to(mask_token, (patches, width))])
+        masks = masks + self.param("positions", token, (1 + patches, width))
+        x = jnp.concatenate([repeat(masks, batch, tail.dtype), tail], axis=1)  # [B, 1 + N + K, D]
+
+        x = layer_norm(self.dtype, "ln_pre")(x)
+        x = ViT(depth, heads, remat=self.remat, dtype=self.dtype, name="transformer")(x)
+        x = layer_norm(self.dtype, "ln_post")(x[:, 1 : 1 + patches])
+        return x.reshape(batch, self.grid, self.grid, width)
+
+
+class PixelHead(nn.Module):
+    """Features [B, h, w, D] -> images [B, h p, w p, 3] in [0, 1]: `hidden`, then `project`."""
+
+    patch: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        init = nn.initializers.normal(0.02)
+        self.to_pixels = linear(3 * self.patch**2, self.dtype)
+        self.conv_out = nn.Conv(3, (3, 3), dtype=self.dtype, kernel_init=init)
+
+    def hidden(self, x: jax.Array) -> jax.Array:
+        return depth_to_space(self.to_pixels(x), self.patch)
+
+    def project(self, hidden: jax.Array) -> jax.Array:
+        return self.conv_out(hidden).astype(jnp.float32)
+
+
+class CodeHead(nn.Module):
+    """Features [..., D] -> float32 logits [..., codes] over the proxy's codebook."""
+
+    codes: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.tanh(linear(2 * x.shape[-1], self.dtype, "hidden")(x))
+        return linear(self.codes, self.dtype, "logits")(x).astype(jnp.float32)
+
+
+class TiTok(nn.Module):
+    """Images [B, S, S, 3] in [-1, 1] <-> K latents. The defaults are TiTok-BL-64's.
+
+    quantizer: a module, or its name in `quantizers.QUANTIZERS` with its arguments, such as {"name": "vq",
+        "codebook_size": 8192, ...}. Published are VectorQuantizer and Gaussian.
+    num_latents: K. image_size: S, the only one that this model takes.
+    encoder_size, decoder_size: a name of SIZES or (width, layers, heads).
+    encoder_patch, decoder_patch: pixels a side.
+    head: what the decoder makes.
+        "pixels": images. One stage: reconstruction losses train everything.
+        "codes": logits over the codes of a frozen `proxy` tokenizer. The first of two stages: the loss
+            is their cross-entropy, and `decode` shows the proxy's picture of the likeliest codes.
+        "mixture": the second stage: the proxy's decoder draws the mixture of its codes, weighted by
+            their probabilities. Encoder, latent tokens and quantizer are frozen; decoder and proxy
+            (its codebook and its decoder; the encoder is gone) are trained by reconstruction losses.
+    proxy: with "codes" and "mixture", a tokenizer with a codebook whose grid is the decoder's: a module,
+        or its name in PROXIES with its arguments.
+    legacy: see `Encoder`; the published two-stage models are so.
+    causal_1d: the encoder's latent k sees latents up to k only, and patches see no latents, so that
+        code k does not depend on the later queries. Not in the papers.
+    remat: recompute the blocks in the backward pass. dtype: of the transformers' computation.
+    """
+
+    quantizer: nn.Module | Mapping[str, Any]
+    num_latents: int = 64
+    image_size: int = 256
+    encoder_size: str | Sequence[int] = "base"
+    decoder_size: str | Sequence[int] = "large"
+    encoder_patch: int = 16
+    decoder_patch: int = 16
+    head: Literal["pixels", "codes", "mixture"] = "pixels"
+    proxy: ConvTokenizer | Mapping[str, Any] | None = None
+    legacy: bool = False
+    causal_1d: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        if not isinstance(self.quantizer, nn.Module):
+            self.quantizer = make_quantizer(**self.quantizer)
+        if self.proxy is not None and not isinstance(self.proxy, nn.Module):
+            self.proxy = make_proxy(**{"dtype": self.dtype, **self.proxy})
+        super().__post_init__()
+
+    def setup(self):
+        self.spec(self.image_size)
+        common = {"remat": self.remat, "dtype": self.dtype}
+        size = named_size(self.encoder_size)
+        layout = self.quantizer.layout
+        self.latent_tokens = self.param(
+            "latent_tokens", nn.initializers.normal(size[0] ** -0.5), (self.num_latents, size[0])
+        )
+        self.encoder = Encoder(
+            size, self.encoder_patch, layout.features_in, self.legacy, self.causal_1d, **common
+        )
+        grid = self.image_size // self.decoder_patch
+        self.decoder = Decoder(named_size(self.decoder_size), grid, **common)
+        if self.head == "pixels":
+            self.pixel_head = PixelHead(self.decoder_patch, self.dtype)
+        else:
+            self.code_head = CodeHead(self.proxy.spec(self.image_size).size, self.dtype)
+
+    @nn.nowrap
+    def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
+        """K latents in a row. Raises UserError for settings that do not fit together and for images of
+        another size than the model's."""
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        if size != (self.image_size, self.image_size):
+            raise UserError(
+                f"this TiTok takes images of {self.image_size}x{self.image_size}, not "
+                f"{size[0]}x{size[1]}: change tokenizer.image_size or the data's size"
+            )
+        for name in ("encoder_patch", "decoder_patch"):
+            if self.image_size % getattr(self, name):
+                raise UserError(
+                    f"tokenizer.{name} {getattr(self, name)} does not divide images of "
+                    f"{self.image_size} pixels"
+                )
+        if self.head not in HEADS:
+            raise UserError(f"tokenizer.head {self.head!r} is none of {', '.join(HEADS)}")
+        if (self.proxy is None) != (self.head == "pixels"):
+            raise UserError(
+                "tokenizer.proxy goes with the heads codes and mixture, which need it, and not with "
+                f"pixels; the head is {self.head}"
+            )
+        if self.proxy is not None:
+            grid = (self.image_size // self.decoder_patch,) * 2
+            theirs = self.proxy.spec(size).grid
+            if theirs != grid:
+                raise UserError(
+                    f"the proxy has a grid of {theirs}, the decoder one of {grid}: "
+                    f"change tokenizer.decoder_patch"
+                )
+        if self.legacy and self.causal_1d:
+            raise UserError("legacy mixes the tokens, so causal_1d needs tokenizer.legacy=False")
+        return self.quantizer.layout.spec((self.num_latents,))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Parameters that training leaves alone."""
+        return {
+            "pixels": (),
+            "codes": ("^proxy/",),
+            "mixture": ("^encoder/", "^latent_tokens$", "^quantizer/"),
+        }[self.head]
+
+    @property
+    def last_layer(self) -> tuple[str, ...]:
+        """Where the parameters of `project` are."""
+        if self.head == "pixels":
+            return ("pixel_head", "conv_out")
+        return ("proxy", *self.proxy.last_layer)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """Images [B, S, S, 3] -> what is quantised: [B, K, features_in]."""
+        self.spec(images.shape[1:3])
+        return self.encoder((images + 1.0) / 2.0, self.latent_tokens)
+
+    def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Images -> latents [B, K] or [B, K, C]."""
+        return self.quantizer.encode(self.features(images), rng)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Latents -> images, not clipped."""
+        values = self.quantizer.decode(latents)
+        if self.head == "codes":
+            return self.proxy.decode(jnp.argmax(self.proxy_logits(values), axis=-1))
+        return self.project(self.hidden(values))
+
+    def proxy_logits(self, values: jax.Array) -> jax.Array:
+        """Values [B, K, features_out] -> logits [B, h, w, codes of the proxy]."""
+        return self.code_head(self.decoder(values))
+
+    def mixture(self, logits: jax.Array) -> jax.Array:
+        """Logits over the proxy's codes -> the mixture of the codes themselves: [B, h, w, D]."""
+        table = self.proxy.quantizer.decode(jnp.arange(logits.shape[-1]))
+        return jnp.matmul(nn.softmax(logits, axis=-1), table, precision="highest")
+
+    def hidden(self, values: jax.Array) -> jax.Array:
+        """Values -> everything before the layer that makes pixels."""
+        if self.head == "pixels":
+            return self.pixel_head.hidden(self.decoder(values))
+        mixture, conv = self.mixture(self.proxy_logits(values)), self.proxy.post_quant_conv
+        return self.proxy.decoder.hidden(mixture if conv is None else conv(mixture))
+
+    def project(self, hidden: jax.Array) -> jax.Array:
+        """The last layer alone: hidden features -> images [B, S, S, 3]."""
+        if self.head == "pixels":
+            return 2.0 * self.pixel_head.project(hidden) - 1.0
+        return self.proxy.project(hidden)
+
+    def code_features(self, z: jax.Array) -> jax.Array:
+        """Features -> rows in the space of the codes, one a code: [..., D] -> [N, D]. With a codebook."""
+        return self.quantizer.code_features(z)
+
+    def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> dict[str, Any]:
+        """A training pass (see `tokenizers`). Without `recon` where the head makes codes."""
+        z = self.features(images)
+        quantized = self.quantizer(z, rng)
+        out = {"latents": quantized.latents, "losses": quantized.losses, "stats": quantized.stats}
+        if hasattr(self.quantizer, "code_features"):  # it has a codebook
+            out["z"] = z
+        if self.head == "mixture":  # what is frozen has no losses
+            hidden = self.hidden(jax.lax.stop_gradient(quantized.values))
+            return out | {"losses": {}, "hidden": hidden, "recon": self.project(hidden)}
+        if self.head == "pixels":
+            hidden = self.hidden(quantized.values)
+            return out | {"hidden": hidden, "recon": self.project(hidden)}
+
+        codes = self.proxy.encode(images)
+        if self.is_initializing():
+            self.proxy.decode(codes)  # for its parameters: training needs its encoder only
+        logits = self.proxy_logits(quantized.values)
+        nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, codes))
+        right = jnp.mean(jnp.argmax(logits, axis=-1) == codes)
+        return out | {
+            "losses": {**quantized.losses, "proxy": nll},
+            "stats": {**quantized.stats, "proxy_accuracy": right},
+        }
+
+
+def repeat(tokens: jax.Array, batch: int, dtype: Any) -> jax.Array:
+    """[T, D] -> [B, T, D]."""
+    return jnp.broadcast_to(tokens.astype(dtype), (batch, *tokens.shape))
+
+
+def make_proxy(name: str | None = None, **arguments: Any) -> ConvTokenizer:
+    """A proxy by its name in `PROXIES`. Raises UserError for a name or an argument that there isn't."""
+    if name not in PROXIES:
+        raise UserError(f"tokenizer.proxy.name {name!r} is none of {', '.join(PROXIES)}")
+    return construct(PROXIES[name], arguments, "tokenizer.proxy")
+
+
+def named_size(size: str | Sequence[int]) -> tuple[int, int, int]:
+    """A name of SIZES, or itself."""
+    if not isinstance(size, str):
+        return tuple(size)
+    if size not in SIZES:
+        raise UserError(
+            f"TiTok's size {size!r} is none of {', '.join(SIZES)}; or give (width, layers, heads)"
+        )
+    return SIZES[size]
+
+
+def _vq(codes: int, channels: int, l2_norm: bool) -> dict[str, Any]:
+    return {"name": "vq", "codebook_size": codes, "codebook_dim": channels, "l2_norm": l2_norm}
+
+
+def _preset(encoder: str, decoder: str, latents: int, **others: Any) -> dict[str, Any]:
+    size = {"encoder_size": encoder, "decoder_size": decoder, "num_latents": latents}
+    return {**size, **others}
+
+
+_TWO_STAGES = {
+    "quantizer": _vq(4096, 12, True),
+    "head": "mixture",
+    "proxy": {"name": "maskgit_vqgan"},
+    "legacy": True,
+}
+_VQ = {"quantizer": _vq(8192, 64, False)}
+_VAE = {"quantizer": {"name": "gaussian", "channels": 16, "kl_weight": 1e-6}}
+
+# The published models. The first three are as released, after their second stage: head="codes" gives the
+# first one.
+PRESETS = {
+    "titok_l32": _preset("large", "large", 32, **_TWO_STAGES),
+    "titok_b64": _preset("base", "base", 64, **_TWO_STAGES),
+    "titok_s128": _preset("small", "small", 128, **_TWO_STAGES),
+    "titok_bl64": _preset("base", "large", 64, **_VQ),
+    "titok_bl128": _preset("base", "large", 128, **_VQ),
+    "titok_sl256": _preset("small", "large", 256, **_VQ),
+    "titok_ll32_vae": _preset("large", "large", 32, **_VAE),
+    "titok_bl64_vae": _preset("base", "large", 64, **_VAE),
+    "titok_bl128_vae": _preset("base", "large", 128, **_VAE),
+}
+BUILDERS = {name: functools.partial(TiTok, **preset) for name, preset in PRESETS.items()}

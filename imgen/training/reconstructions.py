@@ -1,0 +1,55 @@
+"""Pictures of what a tokenizer keeps: original | reconstruction pairs, and strips of more and more tokens."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from imgen import images as pixels
+from imgen.nn.constrain import constrain
+
+
+def reconstructor(tokenizer: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
+    """(params, uint8 images [N, H, W, 3]) -> uint8 reconstructions through the latents, on every device."""
+
+    @jax.jit
+    def reconstruct(params: Any, images: jax.Array) -> jax.Array:
+        variables = {"params": params}
+        latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
+        recon = tokenizer.apply(variables, latents, method="decode")
+        return constrain(pixels.to_uint8(recon), None, None, None, None)
+
+    return reconstruct
+
+
+def is_nested(tokenizer: nn.Module) -> bool:
+    """Whether any number of the first tokens can be decoded (`decode(latents, keep)`)."""
+    return "keep" in inspect.signature(tokenizer.decode).parameters
+
+
+def first_tokens(tokenizer: nn.Module, image_size: int) -> list[int]:
+    """1, 2, 4, ... and all tokens."""
+    total = tokenizer.spec(image_size).positions
+    return [2**i for i in range(total.bit_length()) if 2**i < total] + [total]
+
+
+def stripper(tokenizer: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
+    """(params, uint8 images [N, H, W, 3]) -> uint8 [N, 1 + S, H, W, 3]: each original and its decodings from
+    its first 1, 2, 4, ... and all tokens."""
+
+    @jax.jit
+    def strip(params: Any, images: jax.Array) -> jax.Array:
+        variables, n = {"params": params}, len(images)
+        latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
+
+        def first(keep: jax.Array) -> jax.Array:  # every length from the same noise
+            return tokenizer.apply(variables, latents, jnp.full(n, keep), method="decode")
+
+        recon = jax.lax.map(first, jnp.array(first_tokens(tokenizer, images.shape[1])))
+        both = jnp.concatenate([images[:, None], pixels.to_uint8(recon).swapaxes(0, 1)], axis=1)
+        return constrain(both, None, None, None, None, None)
+
+    return strip

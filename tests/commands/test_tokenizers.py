@@ -1,0 +1,124 @@
+"""Tokenizers of every kind of latents through the commands: train, evaluate, sample, encode, generate."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgen import cli, config, encode, evaluate, paths, sample, train
+from imgen.data import make_source
+from imgen.runs import load_tokenizer
+
+SMALL = "configs/small_tokenizers.py"
+
+
+def trained(name, workdir, *overrides):
+    argv = ["--config", f"{SMALL}:{name},smoke", "--workdir", str(workdir)]
+    argv += [f"--config.{override}" for override in overrides]
+    assert cli.run(lambda: train.main(argv)) == 0
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def measured(workdir, capsys, *metrics):
+    capsys.readouterr()
+    argv = ["--workdir", str(workdir), *(["--metrics", ",".join(metrics)] if metrics else [])]
+    assert cli.run(lambda: evaluate.main(argv)) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def bits_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("bae")
+    trained("bae", workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def kl_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("kl")
+    return workdir, trained("kl", workdir)
+
+
+def test_a_tokenizer_of_bits_is_measured_and_its_stored_bits_train_a_generator(
+    bits_run, tmp_path, capsys
+):
+    found = measured(bits_run, capsys)["reconstruction"]
+    assert (found["tokens"], found["bits"], found["images"]) == (64, 576, 16)
+    assert 0 <= found["bit_entropy"] <= 1 and found["psnr"] > 5 and "ssim_gauss11" in found
+
+    codes = tmp_path / "codes"
+    for split in ("train", "test"):
+        argv = ["--workdir", str(bits_run), "--split", split, "--out", str(codes)]
+        assert cli.run(lambda argv=argv: encode.main(argv)) == 0
+    source, run = make_source("latents", "train", path=str(codes)), load_tokenizer(bits_run)
+    assert source.spec == run.spec and source.spec.kind == "bits"
+    images = make_source("shapes", "train", size=32, num=64)
+    np.testing.assert_array_equal(
+        source[3]["codes"][0], run.encode(images[3]["image"][None])[0]
+    )  # the first view is the picture itself
+
+    settings = config.load_config("configs/quickstart.py:smoke").to_dict()
+    settings["tokenizer"] = config.read_config(bits_run).tokenizer.to_dict()
+    settings["init"] = {"tokenizer": str(bits_run), "generator": ""}
+    settings["data"]["source"] = {"name": "latents", "path": (str(codes),)}
+    settings["data"]["train"] = {"split": "train"}
+    settings["data"]["eval"] = {"split": "test"}
+    del settings["train"]["tokenizer"]
+    settings["train"]["generator"].update(steps=2, sample_metrics=None)
+    workdir = tmp_path / "generator"
+    workdir.mkdir()
+    train.train(config.from_json(json.dumps(settings)), workdir)
+    nats = measured(workdir, capsys)["likelihood"]["nats_per_image"]
+    assert nats == pytest.approx(576 * np.log(2), rel=0.1)  # hardly trained: a coin for every bit
+    argv = ["--workdir", str(workdir), "--out", str(tmp_path / "out"), "--num", "2"]
+    assert cli.run(lambda: sample.main(argv)) == 0
+    assert np.load(tmp_path / "out" / "samples.npz")["arr_0"].shape == (2, 32, 32, 3)
+
+
+def test_continuous_latents_are_normalised_and_stored_as_moments(kl_run, tmp_path):
+    workdir, rows = kl_run
+    run = load_tokenizer(workdir)
+    last = [row for row in rows if "latent_std" in row][-1]
+    quantizer = run.params["quantizer"]
+    assert float(quantizer["scale"]) != 1.0 and last["latent_std"] > 0
+    argv = ["--workdir", str(workdir), "--split", "test", "--out", str(tmp_path)]
+    assert cli.run(lambda: encode.main(argv)) == 0
+    source = make_source("latents", "test", path=str(tmp_path))
+    picture = make_source("shapes", "test", size=32, num=16)[5]["image"]
+    moments = source[5]["moments"][0]
+    assert moments.shape == (8, 8, 8)
+    np.testing.assert_allclose(moments[..., :4], run.encode(picture[None])[0], atol=1e-5)
+
+
+def test_sampling_a_tokenizer_draws_its_reconstructions(bits_run, tmp_path):
+    argv = ["--workdir", str(bits_run), "--out", str(tmp_path), "--num", "6"]
+    assert cli.run(lambda: sample.main(argv)) == 0
+    drawn = np.load(tmp_path / "samples.npz")
+    assert drawn["arr_0"].shape == drawn["originals"].shape == (6, 32, 32, 3)
+    np.testing.assert_array_equal(
+        drawn["arr_0"][4], np.asarray(Image.open(tmp_path / "000004.png"))
+    )
+    shapes = make_source("shapes", "test", size=32, num=16)
+    np.testing.assert_array_equal(drawn["originals"][4], shapes[4]["image"])
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, tmp_path, capsys):
+    vae, _ = kl_run
+    argv = ["--config", f"{SMALL}:flextok,smoke", "--workdir", str(tmp_path / "none")]
+    assert cli.run(lambda: train.main(argv)) == 2
+    assert "init.parts.vae" in capsys.readouterr().err
+
+    workdir = tmp_path / "run"
+    small = dict(steps=2, registers=4, encoder_depth=1, decoder_depth=1, encoder_width=32, decoder_width=32)
+    tokenizer = [f"tokenizer.{key}={value}" for key, value in small.items()]
+    trained("flextok", workdir, f"init.parts.vae={vae}", *tokenizer)
+    ours, theirs = load_tokenizer(workdir).params["vae"], load_tokenizer(vae).params
+    for path, leaf in paths.flatten(ours).items():
+        np.testing.assert_array_equal(leaf, paths.flatten(theirs)[path])
+    rows = measured(workdir, capsys, "prefixes")["prefixes"]["by_tokens"]
+    assert list(rows) == ["1", "2", "4"]
+    argv = ["--workdir", str(workdir), "--out", str(tmp_path / "out"), "--num", "2"]
+    assert cli.run(lambda: sample.main(argv)) == 0
+    assert (tmp_path / "out" / "tokens.png").exists()
