@@ -3,15 +3,15 @@
     python -m benchmarks.compare_plans --workdir RUN --out DIR [--steps 1000] [--plans raster,nar]
 
 RUN is a run with a trained tokenizer; its generator settings, with changes such as
---config.generator.width=128, are the base of all. The codes of its data are
-stored once (DIR/codes), then each plan is trained on them (DIR/PLAN, a run like any other: started again, the
-command goes on where it stopped). Writes DIR/results.jsonl, DIR/table.md, DIR/compare.html and a sample grid
-DIR/PLAN.png for each.
+--config.generator.width=128, are the base of all. The codes of its data are stored once (DIR/codes), then
+each plan is trained on them (DIR/PLAN, a run like any other: started again, the command goes on where it
+stopped).
+Writes DIR/results.jsonl, DIR/table.md, DIR/compare.html and a sample grid DIR/PLAN.png for each.
 
 Parameters are made equal to raster's by the feed-forward width. When all are trained, their decoding is timed
-in turns with the run's guidance, codes only, compiled beforehand: medians. Models of this size fit in a CPU's
-cache, where a call costs by the code; so one image at a time is also timed at LlamaGen-B's size (NAR-B, ...),
-with fresh parameters, where a call costs the reading of the weights.
+in turns with the run's guidance, and one image at a time also without, codes only, compiled beforehand:
+medians. Small models fit in a CPU's cache, where a call costs by the code; so one image at a time is also
+timed at LlamaGen-B's size (NAR-B, ...), with fresh parameters, where a call costs the reading of the weights.
 """
 
 import json
@@ -51,6 +51,7 @@ COLUMNS = {
     "nats_per_image": "nats/image",
     "calls": "calls/image",
     "images_per_second_1": "images/s, batch 1",
+    "images_per_second_1_unguided": "batch 1, no guidance",
     "images_per_second_64": "images/s, batch 64",
     "images_per_second_b": "at size B, batch 1",
     "train_images_per_second": "training images/s",
@@ -221,6 +222,8 @@ def time_decoding(out: Path, settings: dict, args) -> dict[str, dict[str, float]
         params = decoding_params(run.params, run.module.dtype)
         for batch in BATCHES:
             jobs[plan, f"images_per_second_{batch}"] = job(run.module, params, own, batch), batch
+        alone = job(run.module, params, own, 1, Guidance())
+        jobs[plan, "images_per_second_1_unguided"] = alone, 1
     speeds = in_turns(jobs, args.seconds)
     if args.size_b:
         for plan, own in settings.items():  # one after another: each takes half a gigabyte
@@ -241,10 +244,13 @@ def at_size_b(settings: FrozenConfigDict):
     return build_generator(FrozenConfigDict(larger), spec)
 
 
-def job(generator, params, settings: FrozenConfigDict, batch: int) -> Callable[[int], None]:
-    """Decodes `batch` images from a numbered key, and waits for them."""
+def job(
+    generator, params, settings: FrozenConfigDict, batch: int, guidance: Guidance | None = None
+) -> Callable[[int], None]:
+    """Decodes `batch` images from a numbered key, and waits for them; with the run's guidance by default."""
     cond = {"label": jnp.arange(batch) % generator.conditioner.num_classes}
-    guidance, filters = choices(settings)
+    own, filters = choices(settings)
+    guidance = own if guidance is None else guidance
 
     def once(number: int) -> None:
         key = jax.random.key(number)
@@ -257,12 +263,14 @@ def job(generator, params, settings: FrozenConfigDict, batch: int) -> Callable[[
 
 def in_turns(jobs: dict, seconds: float) -> dict:
     """Images a second of each (job, images) by its key: medians of rounds in which all have a turn, so that
-    whatever else the machine does falls on all of them. At least 5 rounds, `seconds` for each job."""
+    whatever else the machine does falls on all of them. A turn is two calls, the second of which is timed:
+    the first brings the model's weights back into the cache. At least 5 rounds, `seconds` for each job."""
     for once, _ in jobs.values():
         once(0)
     times, began = {key: [] for key in jobs}, time.monotonic()
     while len(next(iter(times.values()))) < 5 or time.monotonic() - began < seconds * len(jobs):
         for key, (once, _) in jobs.items():
+            once(len(times[key]))
             start = time.monotonic()
             once(len(times[key]))
             times[key].append(time.monotonic() - start)

@@ -3,8 +3,9 @@
     python -m benchmarks.compare_tokenizers --data cifar10 --out DIR [--steps 1500] [--tokenizers vq,fsq]
 
 Trains each recipe of configs/small_tokenizers.py in DIR/NAME (a run like any other: started again, the
-command goes on where it stopped), measures it on the whole held-out split and writes DIR/results.jsonl, DIR/table.md,
-DIR/compare.html with a rate-distortion plot, and DIR/NAME.png: original | reconstruction pairs.
+command goes on where it stopped), measures it on the whole held-out split and writes DIR/results.jsonl,
+DIR/table.md, DIR/compare.html with a rate-distortion plot, and DIR/NAME.png: original | reconstruction pairs.
+flextok works on the latents of kl, which is trained before it.
 """
 
 import json
@@ -20,6 +21,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from benchmarks.page import write_page, write_table
+from configs.small_tokenizers import SIZES
 from imgen import cli, config, evaluate, images, paths, train
 from imgen.errors import UserError
 from imgen.runs import TrainedTokenizer, load_tokenizer
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--smoke", action="store_true", help="tiny models on drawn shapes")
     args, overrides = parser.parse_known_args(argv)
-    known = config.load_module(CONFIG).SIZES
+    known = SIZES
     names = args.tokenizers.split(",") if args.tokenizers else known
     for name in names:
         if name not in known:
@@ -66,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = cli.make_workdir(args.out, "--out")
     for name in names:
         arg = ",".join([name, args.data, *(["smoke"] if args.smoke else [])])
-        settings = config.load_config(
-            f"{CONFIG}:{arg}", [f"--config.train.tokenizer.steps={args.steps}", *overrides]
-        )
+        changes = [f"train.tokenizer.steps={args.steps}", *overrides]
+        if name == "flextok":
+            changes.append(f"init.parts.vae={out / 'kl'}")
+        settings = config.load_config(f"{CONFIG}:{arg}", changes)
         workdir = cli.make_workdir(out / name)
         train.train(settings, workdir)
         (workdir / "row.json").write_text(json.dumps(measure(name, workdir, settings)))

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 
 from imgen import analysis_page, cli, config
-from imgen.data import make_source
 from imgen.data.latents import Latents
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import EvalCodes
@@ -30,7 +29,7 @@ from imgen.evaluation.scans import SCANS, scan_order
 from imgen.evaluation.token_report import analyse
 from imgen.latents import LatentSpec
 from imgen.runs import load_tokenizer
-from imgen.stages import eval_transform, open_source, reading
+from imgen.stages import eval_transform, open_split, reading
 from imgen.training import prefetch
 from imgen.training.progress import Progress
 
@@ -110,12 +109,7 @@ def of_run(args) -> Opened:
             f"{args.workdir} was trained on stored codes: name their folder with --codes"
         )
     split = args.split or settings.data.eval.split
-    for which in ("eval", "train"):  # with the options that the run gives this split
-        if settings.data[which].split == split:
-            source = open_source(settings, which)
-            break
-    else:
-        source = make_source(**config.plain(settings.data.source), split=split)
+    source = open_split(settings, split)
     images, batches = open_batches(source, eval_transform(settings), args, **reading(settings))
     return Opened(run.spec, split, images, batches, lambda batch: run.encode(batch["image"]))
 

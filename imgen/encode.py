@@ -18,9 +18,8 @@ from imgen.data import make_source
 from imgen.data.latents import LatentsWriter
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import StoredViews
-from imgen.errors import UserError
 from imgen.runs import TrainedTokenizer, fingerprint, load_tokenizer
-from imgen.stages import open_source, reading
+from imgen.stages import open_split, reading
 from imgen.training.progress import Progress
 
 log = logging.getLogger("imgen.encode")
@@ -90,12 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _source(dataset: str | None, split: str, settings):
     if dataset is None:
-        if settings.data.source.name == "latents":
-            raise UserError("this run was trained on stored codes: name the images with --dataset")
-        for which in ("train", "eval"):  # with the options that the run gives this split
-            if settings.data[which].split == split:
-                return open_source(settings, which)
-        return make_source(**config.plain(settings.data.source), split=split)
+        return open_split(settings, split)
     if dataset == "shapes":
         return make_source("shapes", split, size=settings.data.image_size)
     if Path(dataset).is_dir():

@@ -196,6 +196,17 @@ def open_source(settings, which: str):
     return WithTeacher(opened, teacher) if teacher else opened
 
 
+def open_split(settings, split: str):
+    """A split of a run's images, with the options that the run gives it. Raises UserError for a run that was
+    trained on stored latents."""
+    if settings.data.source.name == "latents":
+        raise UserError("this run was trained on stored codes: name the images with --dataset")
+    for which in ("train", "eval"):
+        if settings.data[which].split == split:
+            return open_source(settings, which)
+    return make_source(**plain(settings.data.source), split=split)
+
+
 def reading(settings) -> dict:
     """How a data source is read: arguments of the loader."""
     data = settings.data
