@@ -4,8 +4,8 @@
         --config.data.source.path="('codes',)"
 
 instella_ar predicts token by token, instella_diff all bits at once by diffusion (20 steps). Published GenEval
-at 1024 px: 0.46 and 0.64. Not reproduced here: neither the 1-D binary tokenizer nor the language
-model whose hidden states condition it is there yet, so the recipe builds but has nothing to train on. The
+at 1024 px: 0.46 and 0.64. Not reproduced here: the language model whose hidden states condition it is not
+there yet, so the recipe builds but has nothing to train on. The codes are those of configs/binary_1d.py. The
 batch is that of one 8-GPU node; stage 2 only changes the data.
 """
 
@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
     config = base("llamagen_b")
     config.data.image_size = 512
-    config.tokenizer = dict(name="codes", kind="bits", grid=(128,), size=64)
+    config.tokenizer = dict(name="binary_1d", image_size=512, position_scale=1024, dtype="bfloat16")
     text = dict(name="layer_text")
     if arg == "instella_diff":
         config.generator = dict(

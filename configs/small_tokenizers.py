@@ -117,6 +117,16 @@ SIZES = tuple(TOKENIZERS)
 ARGS = (*SIZES, *DATA, "smoke")
 
 
+def shrunk(tokenizer: dict) -> dict:
+    """The same kind of model with less in it, for `smoke`."""
+    sizes = dict(
+        ch=16, encoder_layers=1, merger_layers=1, decoder_layers=1, encoder_depth=1, decoder_depth=1,
+        encoder_width=32, decoder_width=32, encoder_size=(32, 1, 2), decoder_size=(32, 1, 2), steps=2,
+    )  # fmt: skip
+    small = {**tokenizer, **{key: value for key, value in sizes.items() if key in tokenizer}}
+    return {**small, "vae": shrunk(small["vae"])} if "vae" in small else small
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
     parts = (arg or "vq").split(",")
     unknown = [part for part in parts if part not in (*SIZES, *DATA, "smoke")]
@@ -168,6 +178,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.data.source = dict(name="shapes", size=32)
         config.data.train = dict(split="train", num=64)
         config.data.eval = dict(split="test", num=16)
-        config.tokenizer = TOKENIZERS[name](small)
+        config.tokenizer = shrunk(TOKENIZERS[name](small))
         config.train.tokenizer.update(steps=4, batch_size=8, log_every=1, num_pictures=4)
     return config

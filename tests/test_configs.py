@@ -149,6 +149,32 @@ def test_vq_trains_with_its_discriminator(tmp_path):
     assert after["adversarial_loss"] != 0 and after["disc_grad_norm"] > 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["vq.py:maskgit_vqgan", "kl.py:kl16", "bae.py:bae_16", "titok.py:titok_bl64", "binary_1d.py:binary_1d",
+     "flextok.py:flextok_d12_d12"],
+)  # fmt: skip
+def test_a_tokenizers_recipe_trains_in_its_smoke_variant(name, tmp_path):
+    rows = smoke(f"configs/{name},smoke", tmp_path)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 4 and np.isfinite(losses).all()
+    if "flextok" not in name:  # whose training makes no pictures to judge
+        assert [row["disc_grad_norm"] > 0 for row in rows if "loss" in row] == [
+            False,
+            False,
+            True,
+            True,
+        ]
+
+
+def test_elm_trains_on_bits_that_are_drawn_anew(tmp_path):
+    rows = smoke("configs/elm.py:elm_l,smoke", tmp_path)
+    nats = [row["nats_per_image"] for row in rows if row["stage"] == "generator" and "loss" in row]
+    assert nats[0] == pytest.approx(
+        64 * 8 * np.log(2), rel=1e-3
+    )  # the output matrix starts at zero
+
+
 def test_cifar10_reads_tfds(tmp_path):
     write_tfds(tmp_path, "cifar10", size=32, names=tuple("abcdefghij"))
     rows = smoke("configs/cifar10.py:smoke", tmp_path / "run", f"data.source.data_dir={tmp_path}")

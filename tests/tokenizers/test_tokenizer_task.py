@@ -1,13 +1,18 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imgen import config
+from imgen.errors import UserError
 from imgen.paths import flatten
+from imgen.stages import evaluation_task
 from imgen.tokenizers import VQ
 from imgen.tokenizers.adversary import Adversary
+from imgen.tokenizers.binary_1d import vq_1d
 from imgen.tokenizers.discriminators import PatchGAN
 from imgen.tokenizers.lpips import abstract_params
 from imgen.training.sharding import batch_sharding, make_mesh
@@ -86,6 +91,49 @@ def test_microbatches_give_the_gradient_of_the_whole_batch():
         np.testing.assert_allclose(ends[1][0]["usage"][name], value, atol=1e-5, err_msg=name)
     tables = (end["params"]["quantizer"]["codebook"] for end, _ in ends)
     np.testing.assert_allclose(*tables, atol=1e-5)
+
+
+# The others are trained through the commands: tests/commands/test_tokenizers.py, tests/test_configs.py.
+@pytest.mark.parametrize("name", ["ibq", "rq", "titok_vae", "dynamic"])
+def test_every_kind_of_tokenizer_learns_its_batch(name):
+    settings = config.load_config(f"configs/small_tokenizers.py:{name},smoke")
+    task = evaluation_task("tokenizer", settings)
+    optimizer = {"learning_rate": 3e-3, "clip_norm": 1.0}
+    task = dataclasses.replace(task, optimizer=optimizer, ema_decay=0.0, restart_every=0)
+    batch = {"image": photos(8)["image"].repeat(4, 1).repeat(4, 2)}  # 32x32
+    step, state = jax.jit(task.train_step, donate_argnums=0), fresh(task, batch)
+    state, first = run(step, state, batch)
+    first = float(first["loss"])
+    state, last = run(step, state, batch, 25)
+    assert float(last["loss"]) < 0.9 * first
+    sums = jax.jit(task.eval_step)(state, {**batch, "mask": np.ones(8, np.float32)})
+    found = task.summarize(jax.device_get(sums))
+    assert np.isfinite(list(found.values())).all() and found["psnr"] > 5
+    if name == "titok_vae":  # mean and deviation of continuous latents are measured
+        quantizer, images = state["params"]["quantizer"], batch["image"] / np.float32(127.5) - 1
+        apply = functools.partial(task.tokenizer.apply, {"params": state["params"]}, images)
+        drawn = np.stack([apply(jax.random.key(i), method="encode") for i in range(4)])
+        assert float(quantizer["scale"]) != 1.0
+        assert abs(drawn.mean()) < 0.2 and 0.7 < drawn.std() < 1.4
+
+
+def test_features_of_a_teacher_are_predicted_or_asked_for():
+    tokenizer = vq_1d(
+        codebook_size=16, codebook_dim=4, image_size=8, patch_size=4, num_latents=3, head_dim=8,
+        encoder_heads=2, encoder_layers=1, downsample_idx=(), decoder_heads=2, decoder_layers=1,
+        upsample_idx=(), semantic_target=dict(queries=2, features=5),
+    )  # fmt: skip
+    task = TokenizerTask(tokenizer, {"learning_rate": 3e-3}, total_steps=100)
+    teacher = np.random.default_rng(0).normal(size=(16, 2, 5)).astype(np.float32)
+    batch = photos() | {"teacher": teacher}
+    step, state = jax.jit(task.train_step), fresh(task, batch)
+    state, first = run(step, state, batch)
+    _, last = run(step, state, batch, 30)
+    assert last["semantic_target_loss"] < first["semantic_target_loss"]
+    with pytest.raises(UserError, match="teacher"):
+        jax.eval_shape(task.init, jax.random.key(0), photos())
+    with pytest.raises(UserError, match="predicts no features"):
+        jax.eval_shape(TASK.init, jax.random.key(0), batch)
 
 
 def test_discriminator_stands_still_before_its_start_and_each_player_gets_its_own_gradient():

@@ -1,0 +1,26 @@
+"""The comparison of tokenizers: the whole command on tiny models of three kinds of latents."""
+
+import json
+
+from benchmarks import compare_tokenizers
+from imgen import cli
+
+
+def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
+    argv = ["--out", str(tmp_path), "--steps", "2", "--smoke", "--tokenizers"]
+    assert cli.run(lambda: compare_tokenizers.main([*argv, "kl"])) == 0
+    before = (tmp_path / "kl" / "metrics.jsonl").read_text()
+    assert cli.run(lambda: compare_tokenizers.main([*argv, "lfq,kl"])) == 0
+    assert (tmp_path / "kl" / "metrics.jsonl").read_text() == before  # it was finished
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(r["name"], r["tokens"], r["bits"], r["steps"]) for r in rows] == [
+        ("lfq", 64, 576, 2),
+        ("kl", 64, None, 2),
+    ]
+    lfq, kl = rows
+    assert lfq["usage"].endswith("%") and 0 <= lfq["entropy"] <= 1 and kl["points"] == []
+    page = (tmp_path / "compare.html").read_text()
+    assert page.count("<img") == 2 and page.count("<svg") == 2  # PSNR and SSIM over bits
+    assert "| lfq |" in capsys.readouterr().out
+    assert cli.run(lambda: compare_tokenizers.main([*argv, "vqq"])) == 2
+    assert "'vqq' is none of vq, fsq" in capsys.readouterr().err
