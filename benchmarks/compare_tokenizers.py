@@ -97,8 +97,8 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
             [int(k) * spec.bits / spec.positions, row["psnr"], row["ssim_gauss11"]]
             for k, row in by_tokens.items()
         ]
-    elif spec.bits:
-        points = [[spec.bits, found["psnr"], found["ssim_gauss11"]]]
+    elif found["bits"]:
+        points = [[found["bits"], found["psnr"], found["ssim_gauss11"]]]
     rates = [
         r["images_per_second"]
         for r in read_metrics(workdir / "metrics.jsonl")
@@ -106,7 +106,8 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     ]
     entropy = None
     if "perplexity" in found:
-        entropy = np.log2(found["perplexity"]) / np.log2(spec.size)
+        length = spec.size if spec.kind == "bits" else np.log2(spec.size)
+        entropy = np.log2(found["perplexity"]) / length
     elif "bit_entropy" in found:
         entropy = found["bit_entropy"]
     usage = found.get("codebook_usage", found.get("bit_usage"))
@@ -115,8 +116,8 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
         "parameters": sum(x.size for x in paths.flatten(run.params).values()),
         "steps": found["step"],
         "images": found["images"],
-        "tokens": spec.positions,
-        "bits": None if spec.bits is None else round(spec.bits),
+        "tokens": round(found["tokens"]),
+        "bits": None if found["bits"] is None else round(found["bits"]),
         "psnr": round(found["psnr"], 2),
         "ssim_gauss11": round(found["ssim_gauss11"], 3),
         "usage": None if usage is None else f"{100 * usage:.1f} %",

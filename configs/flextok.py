@@ -16,7 +16,9 @@ from ml_collections import ConfigDict
 
 from imgen.config import choose
 
-VAE = dict(name="kl", ch_mult=(1, 2, 4, 4), z_channels=16, embed_dim=16, dtype="bfloat16")
+VAE = dict(
+    name="kl", ch_mult=(1, 2, 4, 4), z_channels=16, embed_dim=16, encoder_attention_levels=()
+)  # float32, as published
 SIZES = ("flextok_d12_d12", "flextok_d18_d18", "flextok_d18_d28", "vae")
 ARGS = (*SIZES, "smoke")
 

@@ -143,7 +143,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
                 source=dict(name="tfds", dataset=data["dataset"], data_dir=None),
-                train=dict(split=data["train"]),
+                train=dict(split=data["train"], teacher=""),
                 eval=dict(split=data["eval"], num_examples=1000),
                 image_size=data["size"],
                 crop=data["crop"],
@@ -176,7 +176,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         small = DATA["cifar10"]
         config.data.update(image_size=32, crop="none")
         config.data.source = dict(name="shapes", size=32)
-        config.data.train = dict(split="train", num=64)
+        config.data.train = dict(split="train", num=64, teacher="")
         config.data.eval = dict(split="test", num=16)
         config.tokenizer = shrunk(TOKENIZERS[name](small))
         config.train.tokenizer.update(steps=4, batch_size=8, log_every=1, num_pictures=4)

@@ -29,7 +29,7 @@ SIZES = (*TWO_STAGES, *VQ, *VAE)
 ARGS = (*SIZES, "stage1", "smoke")
 RANGE = 0.5  # the published losses are of images in [0, 1], ours of [-1, 1]
 # No decay on tokens, embeddings, norms and biases.
-DECAY = ((r"kernel$", 1.0), (".*", 0.0))
+DECAY = ((r"embed", 0.0), (r"kernel$", 1.0), (".*", 0.0))
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

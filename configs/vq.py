@@ -68,7 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     stage = config.train.tokenizer
     if name.startswith("taming"):
-        taming(stage, weight=0.8 if name == "taming_vqgan" else 0.75)
+        taming(stage, *((0.8, 3) if name == "taming_vqgan" else (0.75, 2)))
     if name == "maskgit_vqgan":
         maskgit(stage)
     if "smoke" in options:
@@ -91,14 +91,19 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return config
 
 
-def taming(stage: ConfigDict, weight: float) -> None:
+def taming(stage: ConfigDict, weight: float, n_layers: int) -> None:
     """Taming's losses: its rate is for the global batch, its adversary acts from the start."""
     stage.reconstruction = "l1"
     stage.adversary = dict(
-        discriminator="patchgan", weight=weight, disc_weight=1.0, start=0, adaptive=True
+        discriminator=dict(name="patchgan", n_layers=n_layers),
+        weight=weight,
+        disc_weight=1.0,
+        start=0,
+        adaptive=True,
     )
     for name in ("optimizer", "disc_optimizer"):
         stage[name].update(learning_rate=4.5e-6 * stage.batch_size, betas=(0.5, 0.9))
+        stage[name] = dict(stage[name], clip_norm=None)
 
 
 def maskgit(stage: ConfigDict) -> None:
@@ -109,4 +114,4 @@ def maskgit(stage: ConfigDict) -> None:
         d_loss="vanilla", g_loss="non_saturating",
     )  # fmt: skip
     for name in ("optimizer", "disc_optimizer"):
-        stage[name].betas = (0.0, 0.99)
+        stage[name] = dict(stage[name], betas=(0.0, 0.99), clip_norm=None)

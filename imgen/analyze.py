@@ -108,6 +108,11 @@ def of_run(args) -> Opened:
         raise UserError(
             f"{args.workdir} was trained on stored codes: name their folder with --codes"
         )
+    if getattr(run.module, "num_codes", run.spec.size) != run.spec.size:
+        raise UserError(
+            f"the tokenizer of {args.workdir} gives images unlike numbers of codes, padded to the longest: "
+            "their statistics are not defined here"
+        )
     split = args.split or settings.data.eval.split
     source = open_split(settings, split)
     images, batches = open_batches(source, eval_transform(settings), args, **reading(settings))

@@ -70,7 +70,7 @@ def code_loss(probabilities: jax.Array) -> jax.Array:
 
 def straight_through(bits: jax.Array, probabilities: jax.Array) -> jax.Array:
     """The bits, with the gradient of their probabilities."""
-    return bits + probabilities - jax.lax.stop_gradient(probabilities)
+    return jax.lax.stop_gradient(bits) + (probabilities - jax.lax.stop_gradient(probabilities))
 
 
 def embed(bits: jax.Array, table: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 What is wrong with the last stage's settings should not come out after hours of the first.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def check_keys(settings) -> None:
         for field in ("steps", "batch_size"):
             if not isinstance(stage.get(field), int) or stage[field] < 1:
                 raise UserError(f"config.train.{name}.{field}: a whole number above 0 is needed")
+    if settings.data.train.get("teacher") and (
+        settings.data.get("flip", True) or settings.data.get("crop", "random") == "random"
+    ):
+        raise UserError(
+            "data.train.teacher holds features of the images as they are stored: set data.flip=False and "
+            "data.crop to none or center"
+        )
+    if settings.data.source.name == "latents" and "generator" in settings.train:
+        if settings.train.generator.get("sample_latents"):
+            raise UserError(
+                "sample_latents draws latents from images, but data.source holds stored ones: read the "
+                "images, or set it to False"
+            )
     for group, field, least in (
         (settings, "seed", 0), (settings.data, "image_size", 1), (settings.data, "num_workers", 0)
     ):  # fmt: skip
@@ -84,42 +98,48 @@ def check_init(settings, workdir: str | Path) -> None:
     tokenizer, spec = build_tokenizer(settings)
     trains_tokenizer = "tokenizer" in settings.train
     if trains_tokenizer and not has_checkpoint(workdir, "tokenizer"):
-        if run := init.get("tokenizer"):
-            ours = tokenizer_shapes(tokenizer, settings)
-            check_warm_start(ours, saved_shapes(run, "tokenizer"), run, "init.tokenizer")
-        warm = bool(init.get("tokenizer"))
-        check_parts(tokenizer_shapes(tokenizer, settings), plain(init.get("parts", {})), warm)
+        check_tokenizer_start(tokenizer, settings, init)
     if "generator" not in settings.train or has_checkpoint(workdir, "generator"):
         return
     if (run := init.get("tokenizer")) and not trains_tokenizer:
-        saved_shapes(run, "tokenizer", tokenizer)
+        saved_shapes(run, "tokenizer", tokenizer, "init.tokenizer")
     if run := init.get("generator"):
         ours = jax.eval_shape(build_generator(settings, spec).init_params, jax.random.key(0))
-        check_warm_start(ours, saved_shapes(run, "generator"), run, "init.generator")
+        where = "init.generator"
+        check_warm_start(ours, saved_shapes(run, "generator", where=where), run, where)
 
 
-def check_parts(shapes, runs: dict[str, str], warm: bool) -> None:
-    """Tokenizers inside the one that is trained (its shapes) must come from runs of the same ones."""
-    parts = [name for name in PARTS if name in shapes]
-    for name, run in runs.items():
-        if run and name not in parts:
-            known = ", ".join(parts) or "it has none"
-            raise UserError(f"init.parts.{name}: the tokenizer has no such part ({known})")
-        if run:
-            ours = paths.flatten(shapes[name])
-            theirs = paths.flatten(saved_shapes(run, "tokenizer"))
-            missing = [path for path in ours if path not in theirs]
-            if missing:
-                raise UserError(
-                    f"init.parts.{name}: the tokenizer of {run} has no {missing[0]}: make tokenizer.{name} "
-                    "its settings"
-                )
-            check_warm_start(ours, theirs, run, f"init.parts.{name}")
-    for name in parts:
-        if not runs.get(name) and not warm:
+def check_tokenizer_start(tokenizer, settings, init) -> None:
+    """What a tokenizer starts from must fit, and bring everything that is never trained here."""
+    ours, given = paths.flatten(tokenizer_shapes(tokenizer, settings)), set()
+    if run := init.get("tokenizer"):
+        theirs = paths.flatten(saved_shapes(run, "tokenizer", where="init.tokenizer"))
+        check_warm_start(ours, theirs, run, "init.tokenizer")
+        given |= theirs.keys()
+    for part, run in plain(init.get("parts", {})).items():
+        if not run:
+            continue
+        where = f"init.parts.{part}"
+        inside = {
+            k.removeprefix(f"{part}/"): v for k, v in ours.items() if k.startswith(f"{part}/")
+        }
+        if part not in PARTS or not inside:
+            raise UserError(f"{where}: the tokenizer has no such part")
+        theirs = paths.flatten(saved_shapes(run, "tokenizer", where=where))
+        if missing := [path for path in inside if path not in theirs]:
             raise UserError(
-                f"tokenizer.{name} is never trained here: name a run of it in init.parts.{name}"
+                f"{where}: the tokenizer of {run} has no {missing[0]}: make tokenizer.{part} its settings"
             )
+        check_warm_start(inside, theirs, run, where)
+        given |= {f"{part}/{path}" for path in theirs}
+    frozen = getattr(tokenizer, "frozen", ())
+    lacking = [k for k in ours if any(re.search(p, k) for p in frozen) and k not in given]
+    if lacking:
+        part = lacking[0].split("/")[0]
+        key = f"init.parts.{part}" if part in PARTS else "init.tokenizer"
+        raise UserError(
+            f"tokenizer.{part} is never trained here: name the run that trained it in {key}"
+        )
 
 
 def check_data(settings, generator) -> None:

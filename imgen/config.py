@@ -86,13 +86,13 @@ def from_json(text: str) -> FrozenConfigDict:
     return FrozenConfigDict(tuples(json.loads(text)))
 
 
-def read_config(workdir: str | Path) -> FrozenConfigDict:
-    """RUN/config.json."""
+def read_config(workdir: str | Path, where: str = "--workdir") -> FrozenConfigDict:
+    """RUN/config.json. where: what names the run, for the error."""
     path = Path(workdir) / "config.json"
     try:
         return from_json(path.read_text())
     except OSError:
-        raise UserError(f"{workdir} holds no run (no config.json); mend --workdir") from None
+        raise UserError(f"{workdir} holds no run (no config.json); mend {where}") from None
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON ({error}); give --config") from None
 

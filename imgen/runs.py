@@ -150,12 +150,15 @@ def check_tokenizer(trained: nn.Module, expected: nn.Module, run: str | Path) ->
         )
 
 
-def saved_shapes(run: str | Path, stage: str, expected: nn.Module | None = None):
+def saved_shapes(
+    run: str | Path, stage: str, expected: nn.Module | None = None, where: str = "--workdir"
+):
     """Shapes of the parameters in the newest readable checkpoint of a run's stage; nothing is loaded.
+    where: what names the run, for errors.
 
     Raises UserError if there is none, or if the run's tokenizer is not the `expected` one.
     """
-    settings = config.read_config(run)
+    settings = config.read_config(run, where)
     tokenizer, spec = build_tokenizer(settings)
     if expected is not None:
         check_tokenizer(tokenizer, expected, run)

@@ -31,6 +31,7 @@ from imgen.runs import (
 )
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import DISCRIMINATORS
+from imgen.training.checkpoint import Checkpointer
 from imgen.training.generator_task import GeneratorTask
 from imgen.training.loop import Stage, checkpoint_dir
 from imgen.training.sample_metrics import SAMPLE_METRICS
@@ -118,7 +119,12 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
 
 
 def has_checkpoint(workdir: str | Path, stage: str) -> bool:
-    return any(checkpoint_dir(workdir, stage).glob("[0-9]*"))
+    """Whether a stage has a checkpoint to go on from; one that was not finished is none."""
+    folder = checkpoint_dir(workdir, stage)
+    if not folder.is_dir():
+        return False
+    with Checkpointer(folder, read_only=True) as checkpointer:
+        return checkpointer.latest_step() is not None
 
 
 def evaluator(settings, task: GeneratorTask) -> Callable | None:
@@ -150,12 +156,7 @@ def _tokenizer_task(settings, loop: dict, arguments: dict) -> TokenizerTask:
     weights = arguments.pop("lpips_weights", None)
     adversary = arguments.pop("adversary", None)
     if adversary:
-        name = adversary.pop("discriminator")
-        if name not in DISCRIMINATORS:
-            raise UserError(
-                f"config.{where}.adversary.discriminator {name!r} is none of {', '.join(DISCRIMINATORS)}"
-            )
-        network = DISCRIMINATORS[name](dtype=tokenizer.dtype)
+        network = _discriminator(adversary.pop("discriminator"), tokenizer.dtype, where)
         adversary = construct(Adversary, adversary, f"{where}.adversary", discriminator=network)
     return construct(
         TokenizerTask,
@@ -166,6 +167,16 @@ def _tokenizer_task(settings, loop: dict, arguments: dict) -> TokenizerTask:
         lpips_params=lpips.load(weights) if weights else None,
         adversary=adversary,
     )
+
+
+def _discriminator(which: str | dict, dtype, where: str):
+    """A discriminator by its name, or {"name": ..., further arguments}."""
+    where = f"config.{where}.adversary.discriminator"
+    arguments = {"name": which} if isinstance(which, str) else dict(which)
+    name = arguments.pop("name", None)
+    if name not in DISCRIMINATORS:
+        raise UserError(f"{where} {name!r} is none of {', '.join(DISCRIMINATORS)}")
+    return construct(DISCRIMINATORS[name], arguments, where, dtype=dtype)
 
 
 def _generator_task(settings, loop: dict, arguments: dict, tokenizer, params) -> GeneratorTask:

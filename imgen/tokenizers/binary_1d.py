@@ -294,6 +294,10 @@ class Binary1D(nn.Module):
         self.grid(images.shape[1:3])
         return self.to_code(self.encoder(images).astype(jnp.float32))
 
+    def moments(self, images: jax.Array) -> jax.Array:
+        """Images -> what is stored of continuous latents (`quantizers.Gaussian.moments`): [B, K, 2 C]."""
+        return self.quantizer.moments(self.features(images))
+
     def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """Images [B, H, W, 3] of any fitting size -> latents of K positions."""
         return self.quantizer.encode(self.features(images), rng)

@@ -120,8 +120,9 @@ def restart_dead_codes(
     state = {
         **state,
         "usage": jnp.where(dead, 1.0, state["usage"]),
-        "sums": jnp.where(dead[:, None], rows, state["sums"]),
     }
+    if "sums" in state:
+        state["sums"] = jnp.where(dead[:, None], rows, state["sums"])
     return state, dead, rows
 
 

@@ -195,14 +195,15 @@ class FlexTok(nn.Module):
         """Codes [B, k], k <= K, -> images [B, H, W, 3], not clipped.
 
         keep: how many codes count, one number or int [B], from 1; all k by default. Those behind are ignored.
-        rng: draws the noise that decoding starts from, jax.random.key(0) where none is given, so that
-            the same codes give the same images.
+        rng: draws the noise that decoding starts from, jax.random.key(0) where none is given. All images
+            start from the same noise, so that the same codes give the same image in any batch.
         steps: Euler steps.   guidance: e.g. `flow.Guidance(3.0)`. The module's own by default.
 
         Raises UserError for more codes than the module has registers, or a number `keep` out of range.
         """
         rng = jax.random.key(0) if rng is None else rng
-        noise = jax.random.normal(rng, (len(codes), *self.latent_shape()))
+        one = jax.random.normal(rng, self.latent_shape())
+        noise = jnp.broadcast_to(one, (len(codes), *one.shape))
         return self.to_images(self.draw_latents(codes, noise, keep, steps, guidance))
 
     def draw_latents(

@@ -267,6 +267,10 @@ class TiTok(nn.Module):
         self.spec(images.shape[1:3])
         return self.encoder((images + 1.0) / 2.0, self.latent_tokens)
 
+    def moments(self, images: jax.Array) -> jax.Array:
+        """Images -> what is stored of continuous latents (`quantizers.Gaussian.moments`): [B, K, 2 C]."""
+        return self.quantizer.moments(self.features(images))
+
     def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """Images -> latents [B, K] or [B, K, C]."""
         return self.quantizer.encode(self.features(images), rng)

@@ -3,7 +3,7 @@
 A tally holds sums over a batch, which add up over batches, devices and microbatches:
 
     index       counts [K]: how often each code occurs
-    bits        ones [D]: how often each bit is set; positions
+    bits        ones [D]: how often each bit is set; positions; for up to WHOLE_BITS bits also counts [2^D]
     continuous  sum, square: of all channels; values: how many
 """
 
@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgen.bits import sub_codes
 from imgen.latents import LatentSpec
 from imgen.tokenizers import codebook
 
 Tally = dict[str, jax.Array]
+WHOLE_BITS = 16  # codes of more bits than this are not counted whole
 
 
 def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None) -> Tally:
@@ -25,7 +27,11 @@ def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None
     weights = jnp.ones(len(rows)) if weights is None else weights
     positions = weights.sum() * rows.shape[1]
     if spec.kind == "bits":
-        return {"ones": jnp.einsum("b,bpd->d", weights, rows), "positions": positions}
+        sums = {"ones": jnp.einsum("b,bpd->d", weights, rows), "positions": positions}
+        if spec.size <= WHOLE_BITS:
+            whole = sub_codes(latents, 1)[..., 0]
+            sums["counts"] = codebook.code_counts(whole, 2**spec.size, weights)
+        return sums
     return {
         "sum": jnp.einsum("b,bpd->", weights, rows),
         "square": jnp.einsum("b,bpd->", weights, jnp.square(rows)),
@@ -36,24 +42,24 @@ def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None
 def summarize(sums: Tally) -> dict[str, float]:
     """What the sums of a whole evaluation come to, on the host.
 
-    index: codebook_usage, the share of the codes that occurred, and perplexity, exp of their entropy.
+    index, and bits that are counted whole: codebook_usage, the share of the codes that occurred, and
+        perplexity, exp of their entropy.
     bits: bit_usage, the share of the bits that took both values, and bit_entropy, the mean over the bits
         of each one's entropy in bits (1: set half of the time).
     continuous: latent_mean and latent_std over all channels.
     """
+    found = {}
     if "counts" in sums:
-        return {
-            "codebook_usage": float(np.mean(sums["counts"] > 0)),
-            "perplexity": float(codebook.perplexity(jnp.asarray(sums["counts"]))),
-        }
+        found["codebook_usage"] = float(np.mean(sums["counts"] > 0))
+        found["perplexity"] = float(codebook.perplexity(jnp.asarray(sums["counts"])))
     if "ones" in sums:
         share = sums["ones"] / np.maximum(sums["positions"], 1)
-        return {
-            "bit_usage": float(np.mean((share > 0) & (share < 1))),
-            "bit_entropy": float(bit_entropy(jnp.asarray(share))),
-        }
-    mean, deviation = moments(sums)
-    return {"latent_mean": float(mean), "latent_std": float(deviation)}
+        found["bit_usage"] = float(np.mean((share > 0) & (share < 1)))
+        found["bit_entropy"] = float(bit_entropy(jnp.asarray(share)))
+    if "sum" in sums:
+        mean, deviation = moments(sums)
+        found |= {"latent_mean": float(mean), "latent_std": float(deviation)}
+    return found
 
 
 def bit_entropy(share: jax.Array) -> jax.Array:
@@ -91,7 +97,7 @@ def update_state(
     features: [K, D] sums of the features of each code, where the state keeps them. The means of bits and
     values are young at first: the decay is at most step / (9 + step), 0.1 at the first step.
     """
-    if "counts" in sums:
+    if "usage" in state:
         return codebook.update_state(state, sums["counts"], features, step, decay)
     if "ones" in sums:
         fresh = {"ones": sums["ones"] / sums["positions"]}

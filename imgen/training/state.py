@@ -44,7 +44,13 @@ def init_state(task: Task, seed: int, batch: Batch, abstract: State) -> State:
     )
     state = init(run_keys(seed)[0], batch) | placed
     trained = getattr(task, "trained", None)
-    return state if trained is None else warm_start(state, trained)
+    if trained is None:
+        return state
+    state = warm_start(state, trained)
+    settle = getattr(task, "after_warm_start", None)
+    if settle is None:
+        return state
+    return jax.jit(settle, out_shardings=out)(state, batch)
 
 
 def _frozen(task: Task) -> State:

@@ -21,6 +21,9 @@ class Task(Protocol):
     def init(self, rng: jax.Array, batch: Batch) -> State:
         """A fresh state; pure, so that it can be traced for shapes and run sharded."""
 
+    # Optional: after_warm_start(state, batch) -> state, pure: what follows from parameters that were taken
+    # from another run.
+
     def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
         """One update, pure: (state with step + 1, scalar metrics); `rng` is this step's key."""
 

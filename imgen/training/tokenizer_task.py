@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.losses import RECONSTRUCTION
 from imgen.tokenizers.lpips import lpips
-from imgen.training import optim
+from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
 from imgen.training.task import Batch, State
@@ -135,10 +134,8 @@ class TokenizerTask:
             "step": jnp.zeros((), jnp.int32),
             "params": params,
             "opt": self._optimizer.init(params),
-            "usage": usage.init_state(self._spec(batch), table),
+            "usage": self._fresh_usage(params, batch),
         }
-        if self.online_clustering:
-            state["usage"]["share"] = jnp.zeros(len(table))
         if self.ema_decay:
             state["ema"] = jax.tree.map(lambda p: p.astype(jnp.float32), params)
         if self.adversary:
@@ -146,10 +143,27 @@ class TokenizerTask:
             state["disc_opt"] = self._disc_optimizer.init(state["disc"])
         return state
 
+    def _fresh_usage(self, params: Any, batch: Batch) -> codebook.CodebookState:
+        return latent_care.fresh(
+            self._spec(batch), params, self.ema_codebook, self.online_clustering
+        )
+
+    def after_warm_start(self, state: State, batch: Batch) -> State:
+        """The state with its running means those of the parameters that it was given."""
+        return {**state, "usage": self._fresh_usage(state["params"], batch)}
+
     def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
         """One update of the tokenizer and, where there is one, of the discriminator."""
         codebook_key, loss_key = jax.random.split(rng)
-        state = self._tend_codebook(state, batch, codebook_key)
+        if self.kmeans_init or self.restart_every:
+            state = latent_care.tend(
+                state,
+                functools.partial(self._rows, batch=batch),
+                codebook_key,
+                kmeans=self.kmeans_init and "quantizer/codebook" not in (self.trained or {}),
+                restart_every=self.restart_every,
+                threshold=self.restart_threshold,
+            )
         players = {name: state[name] for name in ("params", "disc") if name in state}
         loss_fn = functools.partial(self._loss, state)
         _, aux, grads = accumulate(loss_fn, players, batch, loss_key, self.microbatches)
@@ -163,7 +177,12 @@ class TokenizerTask:
         )
         if self.online_clustering:
             new["usage"]["share"] = aux["share"]
-        new["params"] = params = self._measured(params, state, new["usage"], aux)
+        if self.ema_codebook:
+            params = latent_care.put_codes(params, codebook.ema_table(new["usage"]))
+        elif self.online_clustering:
+            moved = params["quantizer"]["codebook"] + aux["move"]
+            params = latent_care.put_codes(params, moved)
+        new["params"] = params = latent_care.normalised(params, new["usage"])
         if self.ema_decay:
             decay = jnp.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
             new["ema"] = optim.ema_update(state["ema"], params, decay, self.tokenizer_frozen)
@@ -182,19 +201,6 @@ class TokenizerTask:
             new["disc_stats"] = aux["disc_stats"]
             metrics["disc_grad_norm"] = optax.global_norm(grads["disc"])
         return new, metrics | usage.report(new["usage"], step, self.usage_window)
-
-    def _measured(self, params: Any, state: State, care: dict, aux: dict) -> Any:
-        """The parameters with those that are measured, not trained."""
-        if self.ema_codebook:
-            return _put_codes(params, codebook.ema_table(care))
-        if self.online_clustering:
-            return _put_codes(params, params["quantizer"]["codebook"] + aux["move"])
-        if "mean" in care:  # continuous latents are centred and scaled by what they were so far
-            old = state["params"]["quantizer"]
-            deviation = jnp.sqrt(jnp.maximum(care["square"] - jnp.square(care["mean"]), 1e-12))
-            scale = {"shift": care["mean"], "scale": 1.0 / deviation}
-            return {**params, "quantizer": {**old, **scale}}
-        return params
 
     def _loss(self, state: State, players: dict, batch: Batch, rng: jax.Array) -> tuple:
         """The sum of both players' losses, whose gradient by each player is that of its own."""
@@ -270,43 +276,18 @@ class TokenizerTask:
         layer = functools.reduce(lambda tree, name: tree[name], path, params)
 
         def apply(kernel: jax.Array) -> jax.Array:
-            changed = _put(params, path, {**layer, "kernel": kernel})
+            changed = latent_care.put(params, path, {**layer, "kernel": kernel})
             return self.tokenizer.apply({"params": changed}, hidden, method="project")
 
         return LastLayer(apply, layer["kernel"])
 
-    def _tend_codebook(self, state: State, batch: Batch, rng: jax.Array) -> State:
-        """k-means before the first step, restarts at their turn; features are only made then."""
-        if not (self.kmeans_init or self.restart_every):
-            return state
+    def _rows(self, params: Any, batch: Batch) -> jax.Array:
+        """What a codebook's codes are compared with, a row for each code of a batch: [N, D].
 
-        def features(params: Any) -> jax.Array:
-            images = pixels.to_float(batch["image"])
-            z = self.tokenizer.apply({"params": params}, images, method="features")
-            return self._code_features(params, z)
-
-        def put(state: State, care: codebook.CodebookState, change: Callable) -> State:
-            trees = {k: state[k] for k in ("params", "ema") if k in state}
-            tables = {k: change(tree["quantizer"]["codebook"]) for k, tree in trees.items()}
-            return {**{k: _put_codes(trees[k], tables[k]) for k in trees}, "usage": care}
-
-        def start(state: State) -> State:
-            table = state["params"]["quantizer"]["codebook"]
-            centres = codebook.kmeans(features(state["params"]), len(table), rng)
-            return put(state, codebook.init_state(len(table), centres), lambda _: centres)
-
-        def restart(state: State) -> State:
-            care, dead, rows = codebook.restart_dead_codes(
-                state["usage"], features(state["params"]), rng, self.restart_threshold
-            )
-            return put(state, care, lambda table: jnp.where(dead[:, None], rows, table))
-
-        step = state["step"]
-        first = (step == 0) & self.kmeans_init
-        turn = (step > 0) & (step % max(self.restart_every, 1) == 0) & (self.restart_every > 0)
-        touched = {name: state[name] for name in ("params", "ema", "usage") if name in state}
-        which = jnp.where(first, 1, jnp.where(turn, 2, 0))
-        return {**state, **jax.lax.switch(which, [lambda s: s, start, restart], touched)}
+        Of a training pass in which nothing is random; what is not used of it is not computed.
+        """
+        out = self.tokenizer.apply({"params": params}, pixels.to_float(batch["image"]))
+        return self._code_features(params, out["z"])
 
     def _code_features(self, params: Any, z: jax.Array) -> jax.Array:
         return self.tokenizer.apply({"params": params}, z, method="code_features")
@@ -329,11 +310,17 @@ class TokenizerTask:
         if "lpips" in state:
             distance = lpips(state["lpips"], pixels.to_float(images), jnp.clip(recon, -1, 1))
             sums["lpips"] = jnp.sum(mask * distance)
-        return {**sums, "usage": usage.tally(self._spec(batch), latents, mask)}
+        spec = self._spec(batch)
+        if hasattr(
+            self.tokenizer, "num_codes"
+        ):  # latents that are no codes pad images to one length
+            kept = jnp.sum(latents < spec.size, axis=tuple(range(1, latents.ndim)))
+            sums["tokens"] = jnp.sum(mask * kept)
+        return {**sums, "usage": usage.tally(spec, latents, mask)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Means over the images (psnr in dB), and the latents' use over the whole evaluation set
-        (`tokenizers.usage.summarize`)."""
+        """Means over the images (psnr in dB; tokens, where images have unlike numbers of them), and the
+        latents' use over the whole evaluation set (`tokenizers.usage.summarize`)."""
         images = max(float(sums["images"]), 1.0)
         means = {k: float(v) / images for k, v in sums.items() if k not in ("usage", "images")}
         return means | usage.summarize(sums["usage"])
@@ -374,15 +361,3 @@ def replicate(images: jax.Array) -> jax.Array:
 
 def _averaged(state: State) -> Any:
     return state.get("ema", state["params"])
-
-
-def _put(tree: Any, path: Sequence[str], value: Any) -> Any:
-    """The nested dict with `value` at a path."""
-    if not path:
-        return value
-    return {**tree, path[0]: _put(tree[path[0]], path[1:], value)}
-
-
-def _put_codes(params: Any, table: jax.Array) -> Any:
-    """The parameters with another codebook [K, D]."""
-    return _put(params, ("quantizer", "codebook"), table)

@@ -1,6 +1,7 @@
 """Tokenizers of every kind of latents through the commands: train, evaluate, sample, encode, generate."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -102,6 +103,26 @@ def test_sampling_a_tokenizer_draws_its_reconstructions(bits_run, tmp_path):
     shapes = make_source("shapes", "test", size=32, num=16)
     np.testing.assert_array_equal(drawn["originals"][4], shapes[4]["image"])
     assert (tmp_path / "grid.png").exists()
+
+
+def test_a_tokenizer_goes_on_from_another_run_and_needs_it_no_more(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    trained("vq", first)
+    start = load_tokenizer(first).params["quantizer"]["codebook"]
+    more = [f"init.tokenizer={first}", "train.tokenizer.ema_decay=0.0", "train.tokenizer.steps=1"]
+    trained("vq", second, *more)
+    # k-means would have put every code elsewhere, an average begun afresh would have pulled them there.
+    table = load_tokenizer(second).params["quantizer"]["codebook"]
+    assert np.abs(table - start).max() < 0.1 * np.abs(start).max()
+    shutil.rmtree(first)
+    trained("vq", second, *more[:2], "train.tokenizer.steps=2")
+
+    argv = ["--config", f"{SMALL}:flextok,smoke", "--workdir", str(tmp_path / "none")]
+    assert cli.run(lambda: train.main([*argv, "--config.init.parts.vae=/no/run"])) == 2
+    assert "init.parts.vae" in capsys.readouterr().err
+    argv = ["--config", "configs/titok.py:titok_s128", "--workdir", str(tmp_path / "none")]
+    assert cli.run(lambda: train.main(argv)) == 2
+    assert "tokenizer.encoder is never trained here" in capsys.readouterr().err
 
 
 def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, tmp_path, capsys):

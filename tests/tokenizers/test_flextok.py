@@ -130,8 +130,8 @@ def test_decoding_repeats_itself_unless_another_key_is_given():
     np.testing.assert_array_equal(decode(codes), decode(codes))
     key = jax.random.key(3)
     assert np.abs(decode(codes) - decode(codes, None, key)).max() > 0.1
-    # An image's noise does not depend on how many others are in the batch.
-    np.testing.assert_allclose(decode(codes)[:1], decode(codes[:1]), atol=1e-5)
+    # An image does not depend on what else is in the batch, nor on its place there.
+    np.testing.assert_allclose(decode(codes)[1:], decode(codes[1:]), atol=1e-5)
 
 
 def test_guidance_weighs_against_the_unconditional_velocity():

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from imgen import cli, train
+from imgen.data import make_source
+from imgen.data.loader import train_batches
+from imgen.data.preprocess import TrainImages
+from imgen.data.teacher import WithTeacher
+from imgen.errors import UserError
+
+
+def test_each_image_comes_with_its_own_features(tmp_path):
+    features = np.arange(8, dtype=np.float16)[:, None, None] * np.ones((1, 2, 3), np.float16)
+    np.save(tmp_path / "features.npy", features)
+    shapes = make_source("shapes", "train", size=32, num=8)
+    source = WithTeacher(shapes, tmp_path / "features.npy")
+    transform = TrainImages(32, crop="none", flip=False)
+    batches = train_batches(source, transform, batch_size=8, seed=0, num_workers=1)
+    batch = next(batches)
+    batches.close()
+    assert batch["teacher"].shape == (8, 2, 3) and batch["teacher"].dtype == np.float32
+    for image, teacher in zip(batch["image"], batch["teacher"], strict=True):
+        np.testing.assert_array_equal(image, shapes[int(teacher[0, 0])]["image"])
+
+    np.save(tmp_path / "short.npy", features[:5])
+    with pytest.raises(UserError, match=r"must be \(8, M, F\)"):
+        WithTeacher(shapes, tmp_path / "short.npy")
+    with pytest.raises(UserError, match="cannot read teacher features"):
+        WithTeacher(shapes, tmp_path / "none.npy")
+
+
+def test_features_and_augmentation_are_refused_together(tmp_path, capsys):
+    argv = ["--config", "configs/small_tokenizers.py:vq,smoke", "--workdir", str(tmp_path)]
+    assert cli.run(lambda: train.main([*argv, "--config.data.train.teacher=x.npy"])) == 2
+    assert "data.flip=False" in capsys.readouterr().err
