@@ -31,8 +31,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         discriminator="patchgan", weight=1.0, start=30_001, adaptive=True, adaptive_most=1.0
     )
     if "smoke" in options:
-        config.tokenizer.update(ch=8, num_res_blocks=1, groups=4, z_channels=8, dtype="float32")
-        stage.adversary.start = 3
+        config.tokenizer.update(
+            ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4, z_channels=8, dtype="float32"
+        )
+        small = dict(name="patchgan", ndf=8, n_layers=2)
+        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
     else:
         stage.update(steps=1_000_000, batch_size=256)
     return config

@@ -31,10 +31,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if "smoke" in options:
         config.tokenizer = dict(
-            name=name, image_size=64, patch_size=8, num_latents=8, bits=8, head_dim=16, encoder_heads=2,
+            name=name, image_size=32, patch_size=8, num_latents=8, bits=8, head_dim=16, encoder_heads=2,
             encoder_layers=2, downsample_idx=(0,), decoder_heads=2, decoder_layers=2, upsample_idx=(0,),
         )  # fmt: skip
-        stage.adversary.start = 3
+        small = dict(name="patchgan", ndf=8, n_layers=2)
+        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
     else:
         config.data.image_size = 512
         config.tokenizer.image_size = 512

@@ -45,7 +45,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )  # fmt: skip
     if "smoke" in options:
         config.tokenizer = dict(
-            name=name, image_size=64, patch=8, registers=8, encoder_width=32, encoder_depth=2,
+            name=name, image_size=32, patch=8, registers=8, encoder_width=32, encoder_depth=2,
             decoder_width=32, decoder_depth=2, head_dim=16, steps=4,
         )  # fmt: skip
         config.init.parts = dict()

@@ -37,8 +37,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         with config.ignore_type():
             stage[name].clip_norm = None
     if "smoke" in options:
-        config.tokenizer = dict(name="kl16", ch=8, num_res_blocks=1, groups=4, embed_dim=4)
-        stage.adversary.start = 3
+        config.tokenizer = dict(
+            name="kl16", ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4, embed_dim=4
+        )
+        small = dict(name="patchgan", ndf=8, n_layers=2)
+        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
     else:
         stage.update(steps=443_000, batch_size=BATCH_SIZE)
     return config

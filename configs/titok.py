@@ -77,10 +77,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
         if name in VQ:
             stage.online_clustering = True
     if "smoke" in options:
-        small = dict(image_size=64, num_latents=8, encoder_size=(32, 2, 2), decoder_size=(32, 2, 2))
+        small = dict(image_size=32, num_latents=8, encoder_size=(32, 2, 2), decoder_size=(32, 2, 2))
         config.tokenizer.update(**small, dtype="float32")
         stage.update(steps=4, batch_size=8)
-        stage.adversary.start = 3
+        small = dict(name="nlayer", hidden_channels=8, num_stages=2, groups=4)
+        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
         for which in ("optimizer", "disc_optimizer"):
             stage[which].schedule.warmup_steps = 1
     return config

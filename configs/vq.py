@@ -18,6 +18,7 @@ from imgen.config import choose
 
 IMAGES = 1_281_167
 EPOCHS = 40
+SMALL_PATCHGAN = dict(name="patchgan", ndf=8, n_layers=2)  # of the smoke variants
 BATCH_SIZE = 128
 SIZES = ("vq16", "vq8", "taming_vqgan", "taming_vqgan_16384", "maskgit_vqgan")
 ARGS = (*SIZES, "smoke")
@@ -73,21 +74,28 @@ def get_config(arg: str | None = None) -> ConfigDict:
         maskgit(stage)
     if "smoke" in options:
         config.data = dict(
-            source=dict(name="shapes", size=64),
+            source=dict(name="shapes", size=32),
             train=dict(split="train", num=64),
             eval=dict(split="test", num=8),
-            image_size=64,
+            image_size=32,
             crop="random",
             flip=True,
             num_workers=0,
         )
         config.tokenizer.update(
-            ch=8, num_res_blocks=1, groups=4, codebook_size=64, codebook_dim=8, dtype="float32"
+            ch=8,
+            ch_mult=(1, 2),
+            num_res_blocks=1,
+            groups=4,
+            codebook_size=64,
+            codebook_dim=8,
+            dtype="float32",
         )
         if name != "maskgit_vqgan":
             config.tokenizer.z_channels = 8
         stage.update(steps=4, batch_size=8, log_every=1)
-        stage.adversary.start = 3
+        small = dict(name="stylegan", max_ch=16) if name == "maskgit_vqgan" else SMALL_PATCHGAN
+        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
     return config
 
 

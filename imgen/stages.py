@@ -31,7 +31,6 @@ from imgen.runs import (
 )
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import DISCRIMINATORS
-from imgen.training.checkpoint import Checkpointer
 from imgen.training.generator_task import GeneratorTask
 from imgen.training.loop import Stage, checkpoint_dir
 from imgen.training.sample_metrics import SAMPLE_METRICS
@@ -119,12 +118,9 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
 
 
 def has_checkpoint(workdir: str | Path, stage: str) -> bool:
-    """Whether a stage has a checkpoint to go on from; one that was not finished is none."""
-    folder = checkpoint_dir(workdir, stage)
-    if not folder.is_dir():
-        return False
-    with Checkpointer(folder, read_only=True) as checkpointer:
-        return checkpointer.latest_step() is not None
+    """Whether a stage has a checkpoint to go on from. One whose writing was cut short is none: Orbax gives it
+    the name of its step when it is whole."""
+    return any(path.name.isdigit() for path in checkpoint_dir(workdir, stage).glob("*"))
 
 
 def evaluator(settings, task: GeneratorTask) -> Callable | None:

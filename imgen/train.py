@@ -20,7 +20,7 @@ from imgen import cli, config
 from imgen.checks import check
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.stages import build_stages
+from imgen.stages import STAGES, build_stages, has_checkpoint
 from imgen.training.loop import train_stage
 from imgen.training.metrics import MetricWriter, read_metrics
 from imgen.training.report import summary_text, write_report
@@ -94,7 +94,7 @@ def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
         settings = config.override(config.read_config(workdir), overrides)
     else:
         settings = config.load_config(path, overrides)
-    if any((workdir / "checkpoints").glob("*/[0-9]*")) and saved.exists():
+    if any(has_checkpoint(workdir, stage) for stage in STAGES) and saved.exists():
         for change in config.check_resume(config.read_config(workdir), settings, workdir):
             log.info("changed since the last start: %s", change)
     return settings

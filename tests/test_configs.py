@@ -151,7 +151,7 @@ def test_vq_trains_with_its_discriminator(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["vq.py:maskgit_vqgan", "kl.py:kl16", "bae.py:bae_16", "titok.py:titok_bl64", "binary_1d.py:binary_1d",
+    ["vq.py:maskgit_vqgan", "kl.py:kl16", "titok.py:titok_bl64", "binary_1d.py:binary_1d",
      "flextok.py:flextok_d12_d12"],
 )  # fmt: skip
 def test_a_tokenizers_recipe_trains_in_its_smoke_variant(name, tmp_path):

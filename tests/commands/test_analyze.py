@@ -86,7 +86,7 @@ def fake_run(tmp_path, monkeypatch, spec):
         assert pixels.dtype == np.uint8
         return pixels.astype(np.int64).reshape(len(pixels), 4, -1).sum(-1).reshape(-1, 2, 2) % 9
 
-    loaded = types.SimpleNamespace(spec=spec, encode=encode)
+    loaded = types.SimpleNamespace(spec=spec, encode=encode, module=None)
     monkeypatch.setattr(analyze, "load_tokenizer", lambda path: loaded)
 
 
