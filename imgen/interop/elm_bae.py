@@ -5,8 +5,8 @@ Source: Pepper-lll/LMforImageGeneration, bae/binaryae.py. Each official half is 
 
 from collections.abc import Iterator
 
-from imgen.interop.table import Row
-from imgen.interop.taming import attention, conv, norm, res
+from imgen.interop.table import Row, norm
+from imgen.interop.taming import attention, conv, res
 from imgen.tokenizers.autoencoder import Encoder, Half
 from imgen.tokenizers.conv import ConvTokenizer
 

@@ -7,7 +7,7 @@ official model keeps as parameters that don't train, are computed here: `buffers
 
 import numpy as np
 
-from imgen.interop.table import LINEAR, Row, Transform
+from imgen.interop.table import LINEAR, Row, Transform, layer
 from imgen.nn.positions import sincos_2d
 from imgen.tokenizers.flextok import FlexTok
 
@@ -20,10 +20,10 @@ def rows(model: FlexTok) -> list[Row]:
     """The table for a model of these head widths."""
     table = [
         Row(f"{ENCODER}.enc_register_module.registers", "encoder/registers"),
-        *_linear(f"{ENCODER}.enc_patch_emb.patch_proj", "encoder/patches"),
+        *layer(f"{ENCODER}.enc_patch_emb.patch_proj", "encoder/patches"),
         *_transformer(f"{ENCODER}.enc_transformer", "encoder/transformer", model.head_dim),
-        *_linear(f"{ENCODER}.enc_to_latents.proj", "encoder/head"),
-        *_linear(f"{DECODER}.dec_from_latents.proj", "decoder/from_values"),
+        *layer(f"{ENCODER}.enc_to_latents.proj", "encoder/head"),
+        *layer(f"{DECODER}.dec_from_latents.proj", "decoder/from_values"),
         Row(
             f"{DECODER}.dec_registers_posemb_module.posembs",
             "decoder/positions",
@@ -31,11 +31,11 @@ def rows(model: FlexTok) -> list[Row]:
         ),
         Row(f"{DECODER}.dec_nested_dropout.dropout_mask_token", "decoder/mask_token"),
         Row(f"{DECODER}.dec_latent_dropout.nullcond", "decoder/null_token"),
-        *_linear(f"{DECODER}.dec_noise_patch_emb.patch_proj", "decoder/patches"),
-        *_linear(f"{DECODER}.dec_time_embedder.mlp.0", "decoder/time/in"),
-        *_linear(f"{DECODER}.dec_time_embedder.mlp.2", "decoder/time/out"),
+        *layer(f"{DECODER}.dec_noise_patch_emb.patch_proj", "decoder/patches"),
+        *layer(f"{DECODER}.dec_time_embedder.mlp.0", "decoder/time/in"),
+        *layer(f"{DECODER}.dec_time_embedder.mlp.2", "decoder/time/out"),
         *_transformer(f"{DECODER}.dec_transformer", "decoder/transformer", model.head_dim),
-        *_linear(f"{DECODER}.dec_to_patches.proj", "decoder/head"),
+        *layer(f"{DECODER}.dec_to_patches.proj", "decoder/head"),
     ]
     if model.final_modulation:
         table += _modulation(f"{DECODER}.dec_to_patches", "decoder/modulation", (2,))
@@ -49,13 +49,6 @@ def buffers(model: FlexTok, grid: tuple[int, int]) -> dict[str, np.ndarray]:
         key: sincos_2d(grid, width).transpose(2, 0, 1)[None]
         for key, width in zip(TABLES, widths, strict=True)
     }
-
-
-def _linear(official: str, ours: str) -> list[Row]:
-    return [
-        Row(f"{official}.weight", f"{ours}/kernel", LINEAR),
-        Row(f"{official}.bias", f"{ours}/bias"),
-    ]
 
 
 def _modulation(official: str, ours: str, parts: tuple[int, ...]) -> list[Row]:

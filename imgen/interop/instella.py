@@ -11,7 +11,7 @@ import numpy as np
 from imgen.errors import UserError
 from imgen.generators import Generator, make_generator
 from imgen.generators.bit_diffusion import BitDiffusion
-from imgen.interop.table import CONV, LINEAR, Row, Transform
+from imgen.interop.table import CONV, LINEAR, Row, Transform, layer
 from imgen.latents import LatentSpec
 from imgen.tokenizers.binary_1d import Binary1D, binary_1d
 
@@ -70,12 +70,12 @@ def rows(generator: Generator) -> list[Row]:
 def diffusion_rows(model: BitDiffusion) -> list[Row]:
     """The conversion table of the bit-flip diffusion model."""
     return [
-        *linear_rows("time_embed.linear_1", "time_1"),
-        *linear_rows("time_embed.linear_2", "time_2"),
-        *linear_rows("x_embedder", "tokens/proj"),
-        *linear_rows("norm_out.linear", "modulation"),
-        *linear_rows("proj_out", "output"),
-        *linear_rows(BLOCK + "norm1.linear", OURS + "modulation"),
+        *layer("time_embed.linear_1", "time_1"),
+        *layer("time_embed.linear_2", "time_2"),
+        *layer("x_embedder", "tokens/proj"),
+        *layer("norm_out.linear", "modulation"),
+        *layer("proj_out", "output"),
+        *layer(BLOCK + "norm1.linear", OURS + "modulation"),
         *block_rows(model.heads, "ff"),
     ]
 
@@ -112,8 +112,8 @@ def tokenizer_rows(model: Binary1D) -> list[Row]:
         Row("encoder.down_layers.{i}.conv.weight", "encoder/down_{i}/conv/kernel", CONV),
         Row("encoder.down_layers.{i}.conv.bias", "encoder/down_{i}/conv/bias"),
         Row("encoder.norm_out.weight", "encoder/norm_out/scale"),
-        *linear_rows("encoder.proj_out", "encoder/proj_out"),
-        *linear_rows("quantizer.proj.0", "to_code"),
+        *layer("encoder.proj_out", "encoder/proj_out"),
+        *layer("quantizer.proj.0", "to_code"),
         Row("quantizer.embed", "quantizer/embedding"),
         Row(
             "decoder.mask_tokens",
@@ -121,11 +121,11 @@ def tokenizer_rows(model: Binary1D) -> list[Row]:
             Transform(np.ravel, lambda x: x[None, None]),
         ),
         Row("decoder.input_layer.0.weight", "decoder/norm_in/scale"),
-        *linear_rows("decoder.input_layer.1", "decoder/proj_in"),
+        *layer("decoder.input_layer.1", "decoder/proj_in"),
         Row("decoder.up_layers.{i}.conv.weight", "decoder/up_{i}/conv/kernel", SHUFFLED_CONV),
         Row("decoder.up_layers.{i}.conv.bias", "decoder/up_{i}/conv/bias", SHUFFLED),
         Row("decoder.norm_out.weight", "decoder/norm_out/scale"),
-        *linear_rows("to_pixel", "to_pixel"),
+        *layer("to_pixel", "to_pixel"),
     ]
     for half, heads in (("encoder", model.encoder_heads), ("decoder", model.decoder_heads)):
         official, ours = f"{half}.{BLOCK}", f"{half}/block_{{i}}/"
@@ -162,20 +162,13 @@ SHUFFLED_CONV = Transform(
 )
 
 
-def linear_rows(official: str, ours: str) -> list[Row]:
-    return [
-        Row(f"{official}.weight", f"{ours}/kernel", LINEAR),
-        Row(f"{official}.bias", f"{ours}/bias"),
-    ]
-
-
 def block_rows(heads: int, mlp: str) -> list[Row]:
     """The rows that both generators' blocks share."""
     return [
         Row(BLOCK + "pos_emb", OURS + "positions", FIRST),
-        *linear_rows(BLOCK + f"{mlp}.net.0.proj", OURS + "ffn/up"),
-        *linear_rows(BLOCK + f"{mlp}.net.2", OURS + "ffn/down"),
-        *linear_rows(BLOCK + "proj_cond", OURS + "context"),
+        *layer(BLOCK + f"{mlp}.net.0.proj", OURS + "ffn/up"),
+        *layer(BLOCK + f"{mlp}.net.2", OURS + "ffn/down"),
+        *layer(BLOCK + "proj_cond", OURS + "context"),
         *attention_rows(BLOCK, OURS, heads),
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imgen.interop.table import LINEAR, Row, Transform
+from imgen.interop.table import Row, Transform, layer, norm
 from imgen.tokenizers.dynamic import DynamicTokenizer
 
 # Ours alone: the encoder that stands for the tower, and pixels.
@@ -43,22 +43,22 @@ def rows() -> list[Row]:
     """The conversion table."""
     selector, merger, decoder = "token_predictor", "causal_encoder", "decoder"
     return [
-        *_norm(f"{selector}.in_conv.0", "selector/norm"),
-        *_linear(f"{selector}.in_conv.1", "selector/in"),
-        *_linear(f"{selector}.out_conv.0", "selector/hidden_2"),
-        *_linear(f"{selector}.out_conv.2", "selector/hidden_4"),
-        *_linear(f"{selector}.out_conv.4", "selector/out"),
-        *_norm(f"{merger}.ln_vision", "merger/norm_in"),
+        *norm(f"{selector}.in_conv.0", "selector/norm"),
+        *layer(f"{selector}.in_conv.1", "selector/in"),
+        *layer(f"{selector}.out_conv.0", "selector/hidden_2"),
+        *layer(f"{selector}.out_conv.2", "selector/hidden_4"),
+        *layer(f"{selector}.out_conv.4", "selector/out"),
+        *norm(f"{merger}.ln_vision", "merger/norm_in"),
         *_block(merger, "merger", "token_causal_attn", "token_cross_attn"),
-        *_norm(f"{merger}.norm", "merger/norm_out"),
-        *_linear("encode_task_layer.0", "to_code_hidden"),
-        *_linear("encode_task_layer.2", "to_code"),
+        *norm(f"{merger}.norm", "merger/norm_out"),
+        *layer("encode_task_layer.0", "to_code_hidden"),
+        *layer("encode_task_layer.2", "to_code"),
         Row("quantize.embedding.weight", "quantizer/codebook"),
         Row(f"{decoder}.pos_embed", "decoder/positions", FIRST),
         Row(f"{decoder}.query_embed", "decoder/query_tokens", FIRST),
-        *_linear(f"{decoder}.in_proj", "decoder/proj_in"),
+        *layer(f"{decoder}.in_proj", "decoder/proj_in"),
         *_block(decoder, "decoder", "self_attn", "cross_attn"),
-        *_norm(f"{decoder}.norm", "decoder/norm_out"),
+        *norm(f"{decoder}.norm", "decoder/norm_out"),
     ]
 
 
@@ -73,21 +73,10 @@ def _block(official: str, ours: str, self_attention: str, cross_attention: str) 
         )
         for theirs, leaf, transform in (("weight", "kernel", QKV), ("bias", "bias", QKV_BIAS))
     ]
-    table += _linear(f"{official}.{self_attention}.proj", f"{ours}/self_attention/out")
+    table += layer(f"{official}.{self_attention}.proj", f"{ours}/self_attention/out")
     for theirs, name in zip((*names, "proj"), (*names, "out"), strict=True):
-        table += _linear(f"{official}.{cross_attention}.{theirs}", f"{ours}/cross_attention/{name}")
+        table += layer(f"{official}.{cross_attention}.{theirs}", f"{ours}/cross_attention/{name}")
     for i, name in enumerate(("self_norm", "cross_norm", "ffn_norm")):
-        table += _norm(f"{official}.norm{i}", f"{ours}/{name}")
-    table += _linear(f"{official}.mlp.fc1", f"{ours}/up")
-    return table + _linear(f"{official}.mlp.fc2", f"{ours}/down")
-
-
-def _linear(official: str, ours: str) -> list[Row]:
-    return [
-        Row(f"{official}.weight", f"{ours}/kernel", LINEAR),
-        Row(f"{official}.bias", f"{ours}/bias"),
-    ]
-
-
-def _norm(official: str, ours: str) -> list[Row]:
-    return [Row(f"{official}.weight", f"{ours}/scale"), Row(f"{official}.bias", f"{ours}/bias")]
+        table += norm(f"{official}.norm{i}", f"{ours}/{name}")
+    table += layer(f"{official}.mlp.fc1", f"{ours}/up")
+    return table + layer(f"{official}.mlp.fc2", f"{ours}/down")

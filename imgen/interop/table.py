@@ -58,6 +58,19 @@ class Row:
     transform: Transform = SAME
 
 
+def layer(official: str, ours: str, kernel: Transform = LINEAR) -> list[Row]:
+    """Weight and bias of a linear layer, or with kernel=CONV of a convolution."""
+    return [
+        Row(f"{official}.weight", f"{ours}/kernel", kernel),
+        Row(f"{official}.bias", f"{ours}/bias"),
+    ]
+
+
+def norm(official: str, ours: str) -> list[Row]:
+    """Gain and bias of a norm."""
+    return [Row(f"{official}.weight", f"{ours}/scale"), Row(f"{official}.bias", f"{ours}/bias")]
+
+
 def from_official(
     rows: Sequence[Row],
     state: Mapping[str, np.ndarray],

@@ -5,7 +5,7 @@ Source: CompVis/taming-transformers, taming/modules/diffusionmodules/model.py. L
 resolution on both sides.
 """
 
-from imgen.interop.table import CONV, Row
+from imgen.interop.table import CONV, Row, layer, norm
 
 IGNORED = (r"loss\..*",)  # LPIPS and the discriminator
 
@@ -39,14 +39,7 @@ def ends(half: str) -> list[Row]:
 
 
 def conv(official: str, ours: str) -> list[Row]:
-    return [
-        Row(f"{official}.weight", f"{ours}/kernel", CONV),
-        Row(f"{official}.bias", f"{ours}/bias"),
-    ]
-
-
-def norm(official: str, ours: str) -> list[Row]:
-    return [Row(f"{official}.weight", f"{ours}/scale"), Row(f"{official}.bias", f"{ours}/bias")]
+    return layer(official, ours, CONV)
 
 
 def res(official: str, ours: str, shortcut: str = "nin_shortcut") -> list[Row]:

@@ -7,7 +7,7 @@ two-stage models carry MaskGIT-VQGAN's decoder and codebook under `pixel_` keys:
 import numpy as np
 
 from imgen.interop import maskgit_vqgan
-from imgen.interop.table import CONV, LINEAR, Row, Transform
+from imgen.interop.table import CONV, LINEAR, Row, Transform, layer, norm
 
 DISCRIMINATOR_IGNORED = (r"blocks\.\d+\.1\.kernel",)  # the low-pass filter, a constant
 
@@ -38,18 +38,18 @@ def rows(head: str = "pixels", gaussian: bool = False) -> list[Row]:
             Row(f"{half}.positional_embedding", f"{half}/positions"),
             Row(f"{half}.latent_token_positional_embedding", f"{half}/latent_positions"),
         ]
-        for norm in ("ln_pre", "ln_post"):
-            table += _norm(f"{half}.{norm}", f"{half}/{norm}")
+        for name in ("ln_pre", "ln_post"):
+            table += norm(f"{half}.{name}", f"{half}/{name}")
         table += block_rows(f"{half}.transformer.{{i}}", f"{half}/transformer/blocks")
-    table += _layer("encoder.patch_embed", "encoder/patch_embed", CONV)
-    table += _layer("encoder.conv_out", "encoder/conv_out", POINTWISE)
+    table += layer("encoder.patch_embed", "encoder/patch_embed", CONV)
+    table += layer("encoder.conv_out", "encoder/conv_out", POINTWISE)
     table.append(Row("decoder.mask_token", "decoder/mask_token", TOKEN))
-    table += _layer("decoder.decoder_embed", "decoder/decoder_embed", LINEAR)
+    table += layer("decoder.decoder_embed", "decoder/decoder_embed", LINEAR)
     if head == "pixels":
-        table += _layer("decoder.ffn.0", "pixel_head/to_pixels", POINTWISE)
-        return table + _layer("decoder.conv_out", "pixel_head/conv_out", CONV)
-    table += _layer("decoder.ffn.0", "code_head/hidden", POINTWISE)
-    table += _layer("decoder.ffn.2", "code_head/logits", POINTWISE)
+        table += layer("decoder.ffn.0", "pixel_head/to_pixels", POINTWISE)
+        return table + layer("decoder.conv_out", "pixel_head/conv_out", CONV)
+    table += layer("decoder.ffn.0", "code_head/hidden", POINTWISE)
+    table += layer("decoder.ffn.2", "code_head/logits", POINTWISE)
     if head == "mixture":
         table += [
             Row(f"pixel_{row.official}", f"proxy/{row.ours}", row.transform)
@@ -61,33 +61,22 @@ def rows(head: str = "pixels", gaussian: bool = False) -> list[Row]:
 def block_rows(official: str, ours: str) -> list[Row]:
     """CLIP's residual attention blocks <-> the stacked `ViTBlock`s."""
     return [
-        *_norm(f"{official}.ln_1", f"{ours}/norm1"),
+        *norm(f"{official}.ln_1", f"{ours}/norm1"),
         Row(f"{official}.attn.in_proj_weight", f"{ours}/qkv/kernel", QKV),
         Row(f"{official}.attn.in_proj_bias", f"{ours}/qkv/bias", QKV_BIAS),
-        *_layer(f"{official}.attn.out_proj", f"{ours}/out", LINEAR),
-        *_norm(f"{official}.ln_2", f"{ours}/norm2"),
-        *_layer(f"{official}.mlp.c_fc", f"{ours}/up", LINEAR),
-        *_layer(f"{official}.mlp.c_proj", f"{ours}/down", LINEAR),
+        *layer(f"{official}.attn.out_proj", f"{ours}/out", LINEAR),
+        *norm(f"{official}.ln_2", f"{ours}/norm2"),
+        *layer(f"{official}.mlp.c_fc", f"{ours}/up", LINEAR),
+        *layer(f"{official}.mlp.c_proj", f"{ours}/down", LINEAR),
     ]
 
 
 def discriminator_rows() -> list[Row]:
     """The table for an NLayerDiscriminator."""
     return [
-        *_layer("block_in.0", "conv_in", CONV),
-        *_layer("blocks.{i}.0", "conv_{i}", CONV),
-        *_norm("blocks.{i}.2", "norm_{i}"),
-        *_layer("to_logits.0", "to_logits_0", CONV),
-        *_layer("to_logits.2", "to_logits_1", CONV),
+        *layer("block_in.0", "conv_in", CONV),
+        *layer("blocks.{i}.0", "conv_{i}", CONV),
+        *norm("blocks.{i}.2", "norm_{i}"),
+        *layer("to_logits.0", "to_logits_0", CONV),
+        *layer("to_logits.2", "to_logits_1", CONV),
     ]
-
-
-def _layer(official: str, ours: str, kernel: Transform) -> list[Row]:
-    return [
-        Row(f"{official}.weight", f"{ours}/kernel", kernel),
-        Row(f"{official}.bias", f"{ours}/bias"),
-    ]
-
-
-def _norm(official: str, ours: str) -> list[Row]:
-    return [Row(f"{official}.weight", f"{ours}/scale"), Row(f"{official}.bias", f"{ours}/bias")]
