@@ -101,7 +101,7 @@ TOKENIZERS = {
     "fsq": quantized(name="fsq", levels=(8, 8, 8)),
     "lfq": quantized(name="lfq", bits=9),
     "bsq": quantized(name="bsq", bits=9),
-    "ibq": quantized(name="ibq", codebook_size=512, codebook_dim=16),
+    "ibq": quantized(name="ibq", codebook_size=512, codebook_dim=16, init_bound=0.5),
     "rq": quantized(name="rq", codebook_size=512, codebook_dim=8, depth=2),
     "bae": bae,
     "kl": kl,

@@ -8,7 +8,6 @@ Prints one JSON object and writes it to RUN/evaluation.json. Metrics:
 """
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -78,7 +77,7 @@ def reconstruction(args, settings) -> dict[str, float]:
     run = load_tokenizer(args.workdir)
     task = evaluation_task("tokenizer", settings)
     state = {"params": run.params}
-    measured = _evaluate(task, _compiled(task), state, _held_out(args, settings), run.step)
+    measured = _evaluate(task, state, _held_out(args, settings), run.step)
     bits = run.spec.bits
     if "tokens" in measured:  # of images with unlike numbers of them, on average
         bits = measured["tokens"] * math.log2(run.module.num_codes)
@@ -88,19 +87,27 @@ def reconstruction(args, settings) -> dict[str, float]:
 def prefixes(args, settings) -> dict[str, dict[str, float]]:
     run = load_tokenizer(args.workdir)
     task = evaluation_task("tokenizer", settings)
-    state, eval_step, rows = {"params": run.params}, _compiled(task), {}
-    for keep in first_tokens(run.module, settings.data.image_size):
-        step = functools.partial(eval_step, keep=np.int32(keep))
-        measured = _evaluate(task, step, state, _held_out(args, settings), run.step)
-        rows[str(keep)] = {k: v for k, v in measured.items() if k in ("psnr", "ssim_gauss11")}
-    return {"by_tokens": rows}
+    sums = _sums(
+        task,
+        _compiled(task.prefix_step),
+        {"params": run.params},
+        _held_out(args, settings),
+        run.step,
+    )
+    images = sums.pop("images")
+    lengths = first_tokens(run.module, settings.data.image_size)
+    rows = {
+        str(keep): {name: float(values[i] / images) for name, values in sums.items()}
+        for i, keep in enumerate(lengths)
+    }
+    return {"images": int(images), "by_tokens": rows}
 
 
 def likelihood(args, settings) -> dict[str, float]:
     run = load_generator(args.workdir)
     task = evaluation_task("generator", settings)
     state = {"params": run.params, "tokenizer": run.tokenizer_params}
-    return _evaluate(task, _compiled(task), state, _held_out(args, settings), run.step)
+    return _evaluate(task, state, _held_out(args, settings), run.step)
 
 
 def baselines(args, settings) -> dict[str, float]:
@@ -152,17 +159,21 @@ def _held_out(args, settings):
     return _batches(args, settings, "eval", args.num)
 
 
-def _compiled(task):
-    """The task's evaluation of a batch, compiled when it is first called."""
-    return jax.jit(task.eval_step, out_shardings=replicated(make_mesh()))
+def _compiled(step):
+    """A task's evaluation of a batch, compiled when it is first called."""
+    return jax.jit(step, out_shardings=replicated(make_mesh()))
 
 
-def _evaluate(task, eval_step, state, batches, step: int) -> dict[str, float]:
+def _sums(task, eval_step, state, batches, step: int) -> dict[str, np.ndarray]:
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         state = {**task.frozen_items, **state, "step": np.int32(step)}
         state = jax.device_put(state, replicated(mesh))
-        sums = sum_over(eval_step, state, batches, mesh)
+        return sum_over(eval_step, state, batches, mesh)
+
+
+def _evaluate(task, state, batches, step: int) -> dict[str, float]:
+    sums = _sums(task, _compiled(task.eval_step), state, batches, step)
     return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}
 
 

@@ -158,8 +158,7 @@ def solve(
     inputs: Any = None,
     guidance: Guidance | None = None,
     both: Both | None = None,
-    rng: jax.Array | None = None,
-    noise: jax.Array | None = None,
+    noise: jax.Array | Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """x [B, ...] at times[0] -> float32 x at times[-1], in one `lax.scan` over the T steps of `times`.
 
@@ -171,7 +170,7 @@ def solve(
     inputs: arrays [T + 1, ...], one row a time: integer times, condition vectors made beforehand, ...
     guidance, both: on the steps that are guided, both(x, at) -> (conditional, unconditional) takes
         the place of `velocity`. An interval cuts the scan where guidance begins and ends.
-    rng: the key of xi, for Euler-Maruyama.   noise: xi itself, [T - 1, B, ...], in its place.
+    noise: xi of Euler-Maruyama: [T - 1, B, ...], or a function of the step's number (traced), from 0.
 
     Raises UserError for an unknown solver.
     """
@@ -192,7 +191,7 @@ def solve(
     guided = np.zeros(count, bool) if guidance is None else guidance.steps(times)
     if guidance is not None:
         rows["scale"] = jnp.broadcast_to(jnp.asarray(guidance.scale, jnp.float32), count)
-    if noise is not None:
+    if noise is not None and not callable(noise):
         rows["xi"] = jnp.concatenate([noise, jnp.zeros_like(x)[None]]).astype(jnp.float32)
     remembers = bool(guided.any()) and guidance.momentum != 0
 
@@ -212,11 +211,7 @@ def solve(
             ahead = field(x + row["dt"] * v, row["next"])
             v = jnp.where(row["ends"], v, (v + ahead) / 2)
         if solver == "euler_maruyama":
-            xi = (
-                row["xi"]
-                if noise is not None
-                else jax.random.normal(jax.random.fold_in(rng, row["number"]), x.shape)
-            )
+            xi = noise(row["number"]) if callable(noise) else row["xi"]
             x = x + row["dt"] * ((2 - row["t"]) * v + x) + row["spread"] * xi
         else:
             x = x + row["dt"] * v

@@ -8,6 +8,11 @@ from imgen.errors import UserError
 KINDS = ("index", "bits", "continuous")
 
 
+def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of images of `size`, one number for square ones."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 @dataclasses.dataclass(frozen=True)
 class LatentSpec:
     """Kind and shape of one image's latents.

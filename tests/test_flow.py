@@ -46,11 +46,15 @@ def test_halving_the_step_divides_the_error_as_the_order_says(solver, order):
 def test_euler_maruyama_reaches_the_mean_and_covariance_of_the_data():
     noise_key, step_key = jax.random.split(jax.random.key(0))
     x = jax.random.normal(noise_key, (10_000, 2))
-    draw = jax.jit(
-        lambda x, key: flow.solve(
-            gaussian_velocity, x, flow.sde_times(100), "euler_maruyama", rng=key
-        )
-    )
+
+    @jax.jit
+    def draw(x, key):
+        def noise(step):
+            return jax.random.normal(jax.random.fold_in(key, step), x.shape)
+
+        times = flow.sde_times(100)
+        return flow.solve(gaussian_velocity, x, times, "euler_maruyama", noise=noise)
+
     out = draw(x, step_key)
     np.testing.assert_allclose(out.mean(0), MEAN, atol=0.02)
     np.testing.assert_allclose(np.cov(out.T), COVARIANCE, atol=0.03)

@@ -8,12 +8,17 @@ import numpy as np
 from imgen.errors import UserError
 from imgen.generators.plan import Plan
 
+
+def _to_last(before: np.ndarray) -> np.ndarray:
+    return before / before[-1] if before[-1] else np.ones_like(before)
+
+
 # How far the weight has come at each call, from what is decided before and after it, as shares of all.
 SCHEDULES = {
     "constant": lambda before, after: np.ones_like(before),
-    # From 1 at the first call to the scale at the last.
-    "linear": lambda before, after: before / max(before[-1], 1e-9),
-    "cosine": lambda before, after: 0.5 - 0.5 * np.cos(np.pi * before / max(before[-1], 1e-9)),
+    # From 1 at the first call to the scale at the last; of a single call, the scale.
+    "linear": lambda before, after: _to_last(before),
+    "cosine": lambda before, after: 0.5 - 0.5 * np.cos(np.pi * _to_last(before)),
     "half_linear": lambda before, after: np.minimum(1, 2 * before),  # Token-Shuffle
     "linear_before": lambda before, after: before,  # RandAR
     # ELM, `llama/ar_model.py`.
@@ -51,13 +56,17 @@ class Guidance:
 def guidance_weights(guidance: Guidance, plan: Plan) -> np.ndarray:
     """s for each call, float32 [C]; exactly 1 where the call is not guided."""
     decided = np.searchsorted(np.sort(plan.decided_at), np.arange(plan.calls + 1))
-    decided = decided / plan.positions
-    ramp = SCHEDULES[guidance.schedule](decided[:-1], decided[1:])
-    start = guidance.scale if guidance.schedule == "constant" else guidance.start
-    weights = start + (guidance.scale - start) * ramp
+    weights = ramp_weights(guidance, decided / plan.positions)
     if guidance.interval >= 0:
         weights[plan.progress > guidance.interval] = 1
-    return weights.astype(np.float32)
+    return weights
+
+
+def ramp_weights(guidance: Guidance, decided: np.ndarray) -> np.ndarray:
+    """s for each of C steps from the shares [C + 1] that are decided before and after them: float32 [C]."""
+    ramp = SCHEDULES[guidance.schedule](decided[:-1], decided[1:])
+    start = guidance.scale if guidance.schedule == "constant" else guidance.start
+    return (start + (guidance.scale - start) * ramp).astype(np.float32)
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array) -> jax.Array:

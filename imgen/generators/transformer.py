@@ -14,14 +14,14 @@ from imgen.errors import UserError
 from imgen.nn.attention import Attention, KVCache, Places
 from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout, DropPath
-from imgen.nn.mlp import GeluMLP, Init, SwiGLU, kernel_init
+from imgen.nn.mlp import GatedMLP, GeluMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm
 
 REMAT_POLICIES = {
     "full": None,  # keep nothing but the layer's input
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-FEED_FORWARD = {"swiglu": SwiGLU, "gelu": GeluMLP}
+FEED_FORWARD = {"swiglu": GatedMLP, "gelu": GeluMLP}
 
 
 class Block(nn.Module):
@@ -190,9 +190,10 @@ class Transformer(nn.Module):
 
 def unstack(params: dict) -> list[dict]:
     """The Transformer's stacked parameters as one tree a layer, in order of depth."""
-    layers = []
-    for number in range(len(params)):
-        group = params[f"blocks_{number}"]
-        count = jax.tree.leaves(group)[0].shape[0]
-        layers += [jax.tree.map(lambda leaf, i=i: leaf[i], group) for i in range(count)]
-    return layers
+    return [layer for i in range(len(params)) for layer in unstack_layers(params[f"blocks_{i}"])]
+
+
+def unstack_layers(stacked: dict) -> list[dict]:
+    """Leaves [layers, ...] -> a tree for each layer."""
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]

@@ -11,7 +11,7 @@ import numpy as np
 from imgen.errors import UserError
 from imgen.generators import Generator, make_generator
 from imgen.generators.bit_diffusion import BitDiffusion
-from imgen.interop.table import CONV, LINEAR, Row, Transform, layer
+from imgen.interop.table import CONV, FIRST, GATE_UP, LINEAR, Row, Transform, layer
 from imgen.latents import LatentSpec
 from imgen.tokenizers.binary_1d import Binary1D, binary_1d
 
@@ -141,10 +141,6 @@ def tokenizer_rows(model: Binary1D) -> list[Row]:
 
 
 BLOCK, OURS = "transformer_blocks.{i}.", "transformer/blocks_0/"
-FIRST = Transform(lambda x: x[0], lambda x: x[None])
-GATE_UP = Transform(  # two [F, D] <-> [D, 2, F]
-    lambda gate, up: np.stack([gate.T, up.T], axis=1), lambda w: (w[:, 0].T, w[:, 1].T)
-)
 
 
 def _to_depth(x: np.ndarray) -> np.ndarray:

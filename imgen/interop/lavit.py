@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from imgen.interop.table import Row, Transform, layer, norm
+from imgen.interop.table import FIRST, Row, Transform, layer, norm
 from imgen.tokenizers.dynamic import DynamicTokenizer
 
 # Ours alone: the encoder that stands for the tower, and pixels.
 OUTSIDE = ("encoder", "to_pixel", "semantic_target")
 
-FIRST = Transform(lambda x: x[0], lambda x: x[None])
 QKV = Transform(  # [3 D, D] <-> three [D, D]
     lambda w: tuple(part.T for part in np.split(w, 3)),
     lambda *ws: np.concatenate([w.T for w in ws]),

@@ -47,6 +47,11 @@ class Transform:
 SAME = Transform(lambda x: x, lambda x: x)
 CONV = Transform(lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1))  # OIHW, HWIO
 LINEAR = Transform(np.transpose, np.transpose)  # [out, in], [in, out]
+FIRST = Transform(lambda x: x[0], lambda x: x[None])  # a leading axis of one
+GATE_UP = Transform(  # two [F, D] <-> [D, 2, F]
+    lambda gate, up: np.stack([gate.T, up.T], axis=1), lambda w: (w[:, 0].T, w[:, 1].T)
+)
+GATE_UP_BIAS = Transform(lambda gate, up: np.stack([gate, up]), lambda b: (b[0], b[1]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgen.nn.mlp import Init, kernel_init
+
 
 def layer_norm(x: jax.Array, eps: float = 1e-5) -> jax.Array:
     """(x - mean) / sqrt(variance + eps) over the last axis, in float32, cast back to x's type."""
@@ -24,20 +26,20 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 class Modulation(nn.Module):
-    """Condition [..., D] -> [..., *parts, width]: shifts, scales and gates, all zero at first.
+    """Condition [..., D] -> [..., *parts, width]: shifts, scales and gates.
 
     parts: how many vectors, e.g. (6,) for a block; models disagree about their order.
+    init: of the kernel; None starts all of them at zero.
     """
 
     parts: tuple[int, ...]
     width: int
     dtype: Any = jnp.float32
+    init: Init | None = None
 
     @nn.compact
     def __call__(self, condition: jax.Array) -> jax.Array:
+        init = nn.initializers.zeros if self.init is None else kernel_init(self.init)
         return nn.DenseGeneral(
-            (*self.parts, self.width),
-            dtype=self.dtype,
-            kernel_init=nn.initializers.zeros,
-            name="linear",
+            (*self.parts, self.width), dtype=self.dtype, kernel_init=init, name="linear"
         )(nn.silu(condition))

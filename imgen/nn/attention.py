@@ -5,6 +5,7 @@ integer a query (see `generators.plan`): no T x T mask is ever stored, and the r
 appends to its cache are contiguous.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from imgen.nn.constrain import constrain
+from imgen.nn.dropout import Dropout
 from imgen.nn.mlp import Init, kernel_init
 from imgen.nn.norms import RMSNorm
 from imgen.nn.rope import rotate
@@ -30,12 +32,22 @@ def attend(
     v: jax.Array,  # [B, S, Nkv, H]
     visible: jax.Array,  # [T] int: query t sees keys [0, visible[t])
     key_valid: jax.Array | None = None,  # [B, S] bool: padding columns are False
+    drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:  # [B, T, N, H]
-    """softmax(q k / sqrt(H)) v with float32 scores. A row that sees nothing returns the mean of v."""
+    """softmax(q k / sqrt(H)) v with float32 scores. A row that sees nothing returns the mean of v.
+
+    drop: what is done to the weights [B, N, T, S] before they meet v.
+    """
     mask = (jnp.arange(k.shape[1]) < visible[:, None])[None, None]  # [1, 1, T, S]
     if key_valid is not None:
         mask = mask & key_valid[:, None, None, :]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask)
+    if drop is None:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    weights = drop(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
+    return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 
 class Places(NamedTuple):
@@ -57,6 +69,7 @@ class Attention(nn.Module):
     query heads, then its key, then its value. One matrix product, cut by `tensor` along Nkv.
 
     qk_norm: RMSNorm over each head's queries and keys, before the rotation.
+    use_bias: of both projections.   dropout: of the attention weights and of the output.
     Given a context [B, C, D], its keys and values, from the same projections and without positions, come
     before the others: rows [0, C) of what `visible` and `key_valid` count.
     """
@@ -67,6 +80,8 @@ class Attention(nn.Module):
     dtype: jnp.dtype = jnp.float32
     qk_norm: bool = False
     norm_eps: float = 1e-6
+    use_bias: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -90,7 +105,7 @@ class Attention(nn.Module):
             x = jnp.concatenate([context.astype(x.dtype), x], axis=1)
         qkv = nn.DenseGeneral(
             (kv_heads, group + 2, head_dim),
-            use_bias=False,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=kernel_init(self.init_std),
             name="qkv",
@@ -113,13 +128,15 @@ class Attention(nn.Module):
                 )
             )
             k, v = cache.k[:, :read], cache.v[:, :read]
-        out = attend(q, k, v, visible, key_valid)
+        dropout = Dropout(self.dropout)
+        drops = self.dropout > 0 and self.has_rng("dropout")
+        out = attend(q, k, v, visible, key_valid, dropout if drops else None)
         out = nn.DenseGeneral(
             width,
             axis=(-2, -1),
-            use_bias=False,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             kernel_init=kernel_init(self.init_std),
             name="out",
         )(out)
-        return out, cache
+        return dropout(out), cache

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from imgen.nn.attention import attend
 from imgen.nn.axial_rope import Pairing, Rotation, rotate
 from imgen.nn.constrain import constrain
-from imgen.nn.mlp import Init, SwiGLU, kernel_init
+from imgen.nn.mlp import GatedMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm
 
 
@@ -74,6 +74,6 @@ class Block(nn.Module):
             self.heads, self.pairing, self.init, self.norm_eps, self.dtype, name="attention"
         )
         x = x + attention(RMSNorm(self.norm_eps, name="attention_norm")(x), tables, visible)
-        ffn = SwiGLU(self.hidden, self.init, self.dtype, name="ffn")
+        ffn = GatedMLP(self.hidden, self.init, self.dtype, name="ffn")
         x = x + ffn(RMSNorm(self.norm_eps, name="ffn_norm")(x))
         return constrain(x, "batch", None, None)

@@ -1,5 +1,6 @@
 """Feed-forward layers and how kernels start."""
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from imgen.nn.constrain import constrain
+from imgen.nn.dropout import Dropout
 
 normal_init = nn.initializers.normal
 Init = float | Literal["torch", "xavier"]
@@ -34,34 +36,34 @@ def swiglu_hidden(width: int, multiple_of: int = 256, multiplier: float | None =
     return multiple_of * -(-hidden // multiple_of)
 
 
-class SwiGLU(nn.Module):
-    """w2(silu(w1 x) * w3 x), no biases. [..., D] -> [..., D].
+ACTIVATIONS = {"silu": nn.silu, "gelu": functools.partial(nn.gelu, approximate=False)}
 
-    w1 and w3 are one kernel [D, 2, F]: one matrix product, and sharding over F stays local.
+
+class GatedMLP(nn.Module):
+    """down(dropout(activation(gate x) * up x)) [..., D] -> [..., D]: SwiGLU with "silu", GEGLU with "gelu",
+    the exact one.
+
+    gate and up are one kernel [D, 2, F]: one matrix product, and sharding over F stays local. dropout also
+    follows `down`.
     """
 
     hidden: int
     init_std: Init = 0.02
     dtype: jnp.dtype = jnp.float32
+    activation: Literal["silu", "gelu"] = "silu"
+    use_bias: bool = False
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        gate_up = nn.DenseGeneral(
-            (2, self.hidden),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=kernel_init(self.init_std),
-            name="gate_up",
-        )(x)  # [..., 2, F]
-        h = nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :]
+        common = dict(
+            use_bias=self.use_bias, dtype=self.dtype, kernel_init=kernel_init(self.init_std)
+        )
+        gate_up = nn.DenseGeneral((2, self.hidden), **common, name="gate_up")(x)  # [..., 2, F]
+        h = ACTIVATIONS[self.activation](gate_up[..., 0, :]) * gate_up[..., 1, :]
         h = constrain(h, "batch", *(None,) * (h.ndim - 2), "hidden")
-        return nn.Dense(
-            x.shape[-1],
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=kernel_init(self.init_std),
-            name="down",
-        )(h)
+        out = nn.Dense(x.shape[-1], **common, name="down")(Dropout(self.dropout)(h))
+        return Dropout(self.dropout)(out)
 
 
 class GeluMLP(nn.Module):

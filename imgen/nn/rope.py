@@ -18,7 +18,13 @@ NullRow = Literal["zero", "identity"]
 
 def rope_angles(grid: tuple[int, ...], head_dim: int, base: float = 10000.0) -> np.ndarray:
     """Angles [positions, head_dim / 2] of every grid cell in raster order; integer coordinates."""
-    axes = len(grid)
+    cells = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1)
+    return rotary_angles(cells.reshape(-1, len(grid)), head_dim, base)
+
+
+def rotary_angles(coordinates: np.ndarray, head_dim: int, base: float = 10000.0) -> np.ndarray:
+    """Angles [T, head_dim / 2] of places [T, axes] anywhere in a grid."""
+    axes = coordinates.shape[1]
     if head_dim % (2 * axes):
         raise UserError(
             f"head width {head_dim} cannot rotate {axes} grid axes: "
@@ -26,8 +32,7 @@ def rope_angles(grid: tuple[int, ...], head_dim: int, base: float = 10000.0) -> 
         )
     pairs = head_dim // 2 // axes
     frequencies = base ** (-np.arange(pairs) / pairs)
-    cells = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), -1).reshape(-1, axes)
-    return (cells[:, :, None] * frequencies).reshape(len(cells), axes * pairs)
+    return (coordinates[:, :, None] * frequencies).reshape(len(coordinates), axes * pairs)
 
 
 def rope_rows(angles: np.ndarray, rows: np.ndarray, null: NullRow) -> tuple[np.ndarray, np.ndarray]:

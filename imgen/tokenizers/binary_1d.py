@@ -19,7 +19,7 @@ import numpy as np
 
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.latents import LatentSpec
+from imgen.latents import LatentSpec, height_width
 from imgen.nn.axial_rope import Pairing, Rotation, rotation
 from imgen.nn.bidirectional import Block
 from imgen.nn.conv import Conv, depth_to_space
@@ -251,7 +251,7 @@ class Binary1D(nn.Module):
     @nn.nowrap
     def spec(self, image_size: int | Size) -> LatentSpec:
         """Raises UserError if images of this size, or the fields of this module, don't fit."""
-        if _pair(image_size) != _pair(self.image_size):
+        if height_width(image_size) != height_width(self.image_size):
             raise UserError(
                 f"images of {image_size} would be decoded at {self.image_size}: "
                 f"set tokenizer.image_size to {image_size}"
@@ -279,7 +279,7 @@ class Binary1D(nn.Module):
     @nn.nowrap
     def grid(self, image_size: int | Size) -> Size:
         """Rows and columns of patches. Raises UserError for a size that can't be cut into them."""
-        size = _pair(image_size)
+        size = height_width(image_size)
         halvings = max(len(self.downsample_idx), len(self.upsample_idx))
         factor = self.patch_size * 2**halvings
         if any(side % factor for side in size):
@@ -351,10 +351,6 @@ class Binary1D(nn.Module):
             "hidden": hidden,
         }
         return {**out, "z": z} if hasattr(self.quantizer, "code_features") else out
-
-
-def _pair(size: int | Size) -> Size:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 # The released model: 119.9 M parameters in the encoder, 427.8 M in all.

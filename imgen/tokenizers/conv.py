@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.latents import LatentSpec
+from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv
 from imgen.tokenizers.autoencoder import Decoder, Encoder
 from imgen.tokenizers.quantizers import QUANTIZERS
@@ -43,7 +43,7 @@ class ConvTokenizer(nn.Module):
     @nn.nowrap
     def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
         """Latents of images of this size. Raises UserError if the grid does not come out whole."""
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = height_width(image_size)
         factor = self.encoder.factor
         if any(side % factor for side in size):
             raise UserError(

@@ -21,7 +21,7 @@ import numpy as np
 
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.latents import LatentSpec
+from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv, depth_to_space
 from imgen.nn.masked import NORM_EPS, MemoryBlock
 from imgen.nn.vit import ViT
@@ -197,7 +197,7 @@ class DynamicTokenizer(nn.Module):
     @nn.nowrap
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        size = _pair(self.image_size)
+        size = height_width(self.image_size)
         if any(side % self.patch_size for side in size):
             raise UserError(
                 f"images of {size[0]}x{size[1]} cannot be cut into patches of {self.patch_size}: "
@@ -214,7 +214,7 @@ class DynamicTokenizer(nn.Module):
     def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
         """One position a patch; the vocabulary counts the padding id. Positions are learned, so that
         another size than the field's is a UserError."""
-        if _pair(image_size) != _pair(self.image_size):
+        if height_width(image_size) != height_width(self.image_size):
             raise UserError(
                 f"the tokenizer is made for images of {self.image_size}, not {image_size}: "
                 f"set tokenizer.image_size to {image_size}"
@@ -349,10 +349,6 @@ def _kept_rows(z: jax.Array, keep: jax.Array) -> jax.Array:
     count = jax.lax.stop_gradient(keep).sum(-1, keepdims=True).astype(jnp.int32)
     cycle = jnp.arange(keep.shape[1]) % count
     return take_positions(z, take_positions(pack_order(keep), cycle))
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def dynamic(semantic_target: Mapping[str, Any] | None = None, **arguments: Any) -> DynamicTokenizer:

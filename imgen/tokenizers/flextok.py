@@ -19,7 +19,7 @@ import numpy as np
 
 from imgen import flow
 from imgen.errors import UserError
-from imgen.latents import LatentSpec
+from imgen.latents import LatentSpec, height_width
 from imgen.tokenizers.conv import make_quantizer
 from imgen.tokenizers.flextok_layers import FlowDecoder, RegisterEncoder
 from imgen.tokenizers.quantizers.fsq import FSQ
@@ -133,8 +133,7 @@ class FlexTok(nn.Module):
     @nn.nowrap
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, C) of an image's latents. Raises UserError if they cannot be cut into patches."""
-        size = self.image_size
-        size = (size, size) if isinstance(size, int) else tuple(size)
+        size = height_width(self.image_size)
         spec = LatentSpec("continuous", size, 3) if self.vae is None else self.vae.spec(size)
         if spec.kind != "continuous" or len(spec.grid) != 2:
             raise UserError(
@@ -150,9 +149,7 @@ class FlexTok(nn.Module):
     @nn.nowrap
     def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
         """The codes of images of this size, which must be the module's own (UserError)."""
-        ours, given = (
-            (s, s) if isinstance(s, int) else tuple(s) for s in (self.image_size, image_size)
-        )
+        ours, given = height_width(self.image_size), height_width(image_size)
         if ours != given:
             raise UserError(
                 f"the tokenizer is for images of {ours[0]}x{ours[1]}, not {given[0]}x{given[1]}: "

@@ -15,7 +15,7 @@ import numpy as np
 from imgen.nn.adaln import Modulation, layer_norm, modulate
 from imgen.nn.constrain import constrain
 from imgen.nn.conv import depth_to_space, space_to_depth
-from imgen.nn.mlp import SwiGLU
+from imgen.nn.mlp import GatedMLP
 from imgen.nn.positions import sincos_2d
 from imgen.nn.time_embedding import TimeEmbedding
 
@@ -80,7 +80,7 @@ class RegisterBlock(nn.Module):
         hidden = int(2 * (self.mlp_ratio * width) / 3)
         deviation = math.sqrt(2 / (width + hidden))  # Xavier's, for each of the three kernels
         attention = RegisterAttention(self.head_dim, self.dtype, name="attention")
-        mlp = SwiGLU(hidden, deviation, self.dtype, name="mlp")
+        mlp = GatedMLP(hidden, deviation, self.dtype, name="mlp")
         if time is None:
             x = x + attention(layer_norm(x), mask)
             x = x + mlp(layer_norm(x))

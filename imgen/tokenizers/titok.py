@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.latents import LatentSpec
+from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import depth_to_space
 from imgen.nn.vit import ViT
 from imgen.tokenizers.conv import ConvTokenizer, make_quantizer
@@ -215,7 +215,7 @@ class TiTok(nn.Module):
     def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
         """K latents in a row. Raises UserError for settings that do not fit together and for images of
         another size than the model's."""
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = height_width(image_size)
         if size != (self.image_size, self.image_size):
             raise UserError(
                 f"this TiTok takes images of {self.image_size}x{self.image_size}, not "

@@ -23,7 +23,7 @@ from imgen.tokenizers.losses import RECONSTRUCTION
 from imgen.tokenizers.lpips import lpips
 from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
-from imgen.training.reconstructions import is_nested, reconstructor, stripper
+from imgen.training.reconstructions import first_tokens, is_nested, reconstructor, stripper
 from imgen.training.task import Batch, State
 
 # A tokenizer is small beside what it trains on: every device holds all of it.
@@ -292,31 +292,37 @@ class TokenizerTask:
     def _code_features(self, params: Any, z: jax.Array) -> jax.Array:
         return self.tokenizer.apply({"params": params}, z, method="code_features")
 
-    def eval_step(
-        self, state: State, batch: Batch, keep: jax.Array | None = None
-    ) -> dict[str, Any]:
+    def eval_step(self, state: State, batch: Batch) -> dict[str, Any]:
         """Sums over the images that count, of reconstructions through the latents. PSNR and SSIM: of each
-        image on its own, both sides uint8; an exact reconstruction counts as 98 dB. keep: only so many
-        tokens are decoded, where the tokenizer can."""
+        image on its own, both sides uint8; an exact reconstruction counts as 98 dB."""
         images, mask = batch["image"], batch["mask"]
         variables = {"params": _averaged(state)}
         latents = self.tokenizer.apply(variables, pixels.to_float(images), method="encode")
-        first = () if keep is None else (jnp.full(len(images), keep),)
-        recon = self.tokenizer.apply(variables, latents, *first, method="decode")
-        pair = images / 255.0, pixels.to_uint8(recon) / 255.0
-        sums = {"images": jnp.sum(mask), "psnr": jnp.sum(mask * psnr(*pair))}
-        if min(images.shape[1:3]) >= 11:  # the window's size
-            sums["ssim_gauss11"] = jnp.sum(mask * ssim_gauss11(*pair))
+        recon = self.tokenizer.apply(variables, latents, method="decode")
+        sums = {"images": jnp.sum(mask), **_likeness(images, recon, mask)}
         if "lpips" in state:
             distance = lpips(state["lpips"], pixels.to_float(images), jnp.clip(recon, -1, 1))
             sums["lpips"] = jnp.sum(mask * distance)
         spec = self._spec(batch)
-        if hasattr(
-            self.tokenizer, "num_codes"
-        ):  # latents that are no codes pad images to one length
+        if hasattr(self.tokenizer, "num_codes"):
+            # latents that are no codes pad images to one length
             kept = jnp.sum(latents < spec.size, axis=tuple(range(1, latents.ndim)))
             sums["tokens"] = jnp.sum(mask * kept)
         return {**sums, "usage": usage.tally(spec, latents, mask)}
+
+    def prefix_step(self, state: State, batch: Batch) -> dict[str, Any]:
+        """`eval_step` of nested tokenizers for their first 1, 2, 4, ... and all tokens: psnr and ssim_gauss11
+        are sums [S], one for each of `first_tokens`."""
+        images, mask = batch["image"], batch["mask"]
+        variables, n = {"params": _averaged(state)}, len(images)
+        latents = self.tokenizer.apply(variables, pixels.to_float(images), method="encode")
+
+        def of_first(keep: jax.Array) -> dict[str, jax.Array]:
+            recon = self.tokenizer.apply(variables, latents, jnp.full(n, keep), method="decode")
+            return _likeness(images, recon, mask)
+
+        lengths = jnp.array(first_tokens(self.tokenizer, images.shape[1]))
+        return {"images": jnp.sum(mask), **jax.lax.map(of_first, lengths)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
         """Means over the images (psnr in dB; tokens, where images have unlike numbers of them), and the
@@ -357,6 +363,15 @@ class TokenizerTask:
 def replicate(images: jax.Array) -> jax.Array:
     """On every device: what is looked at on the host."""
     return constrain(images, None, None, None, None)
+
+
+def _likeness(images: jax.Array, recon: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Sums of PSNR and SSIM of uint8 images and reconstructions in [-1, 1]."""
+    pair = images / 255.0, pixels.to_uint8(recon) / 255.0
+    sums = {"psnr": jnp.sum(mask * psnr(*pair))}
+    if min(images.shape[1:3]) >= 11:  # the window's size
+        sums["ssim_gauss11"] = jnp.sum(mask * ssim_gauss11(*pair))
+    return sums
 
 
 def _averaged(state: State) -> Any:

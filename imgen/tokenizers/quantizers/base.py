@@ -1,5 +1,6 @@
 """What every quantizer is: features [..., features_in] -> latents -> values [..., features_out]."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
@@ -35,6 +36,15 @@ class Layout(NamedTuple):
     def spec(self, grid: tuple[int, ...]) -> LatentSpec:
         """The latents of features on `grid`."""
         return LatentSpec(self.kind, grid if self.depth is None else (*grid, self.depth), self.size)
+
+
+def codebook_init(bound: float) -> Callable[..., jax.Array]:
+    """Uniform in +-bound; the official codes take one over the number of codes."""
+
+    def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+    return init
 
 
 class Quantizer(Protocol):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen.tokenizers.quantizers.base import Layout, Quantized
+from imgen.tokenizers.quantizers.base import Layout, Quantized, codebook_init
 from imgen.tokenizers.quantizers.chunks import map_rows
 from imgen.tokenizers.quantizers.entropy import assignment_entropies
 from imgen.tokenizers.quantizers.nearest import HIGHEST
@@ -22,6 +22,8 @@ class IBQ(nn.Module):
 
     commit_weight: beta, of mean |h E - sg(z)|^2; that of the two other terms is 1.
     entropy_weight: of H_s - H_m with softmax(z E^T / entropy_temperature).
+    init_bound: codes start uniform in +-init_bound; None for the published 1 / K. Short runs need larger
+        ones: with codes near 0 the softmax is flat and the encoder's gradient through it tiny.
     """
 
     codebook_size: int = 16384
@@ -29,13 +31,10 @@ class IBQ(nn.Module):
     commit_weight: float = 0.25
     entropy_weight: float = 0.05
     entropy_temperature: float = 0.01
+    init_bound: float | None = None
 
     def setup(self):
-        bound = 1.0 / self.codebook_size
-
-        def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
+        init = codebook_init(self.init_bound or 1 / self.codebook_size)
         self.codebook = self.param("codebook", init, (self.codebook_size, self.codebook_dim))
 
     @property

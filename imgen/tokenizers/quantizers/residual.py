@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen.tokenizers.quantizers.base import Layout, Quantized, straight_through
+from imgen.tokenizers.quantizers.base import Layout, Quantized, codebook_init, straight_through
 from imgen.tokenizers.quantizers.nearest import nearest_codes
 
 
@@ -29,11 +29,7 @@ class ResidualQuantizer(nn.Module):
     commit_weight: float = 0.25
 
     def setup(self):
-        bound = 1.0 / self.codebook_size
-
-        def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
+        init = codebook_init(1 / self.codebook_size)
         self.codebook = self.param("codebook", init, (self.codebook_size, self.codebook_dim))
 
     @property

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen.tokenizers.quantizers.base import Layout, Quantized, l2_normalize, straight_through
+from imgen.tokenizers.quantizers.base import (
+    Layout,
+    Quantized,
+    codebook_init,
+    l2_normalize,
+    straight_through,
+)
 from imgen.tokenizers.quantizers.entropy import assignment_entropies
 from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
 
@@ -29,9 +35,10 @@ class VectorQuantizer(nn.Module):
     entropy_temperature: float = 0.01
 
     def setup(self):
+        plain = codebook_init(1 / self.codebook_size)
+
         def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-            bound = 1.0 / self.codebook_size
-            return self.normed(jax.random.uniform(key, shape, jnp.float32, -bound, bound))
+            return self.normed(plain(key, shape))
 
         self.codebook = self.param("codebook", init, (self.codebook_size, self.codebook_dim))
 

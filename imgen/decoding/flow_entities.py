@@ -1,0 +1,174 @@
+"""Sampling next-X flow models: entity after entity, each by a flow solver, one jitted program.
+
+An entity's solver steps read the keys and values of the finished entities before it from a cache; when the
+entity is finished, one more pass at time 0 commits its own. (The official code feeds the finished entity
+again with the first step of the next one: the same function, but a step of another shape.)
+
+Shapes: B images, R rows of the cache (2B under guidance: conditional first), n tokens of an entity, L of an
+image, N entities, D width, C channels. Source: OliverRensu/xAR, models/xar.py and models/sampler.py.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen import flow
+from imgen.decoding.guidance import Guidance, ramp_weights
+from imgen.generators.arrays import fold
+from imgen.generators.transformer import unstack_layers
+from imgen.generators.xar import XAR, FlowBlock, time_index
+from imgen.nn.attention import KVCache, Places
+
+# noise(entity number, solver step or -1 for the start, n) -> [B, n, C]
+Noise = Callable[[Any, Any, int], jax.Array]
+
+
+def sample(
+    model: XAR,
+    params: dict,
+    cond: dict,
+    rng: jax.Array,
+    sample_ids: jax.Array,
+    guidance: Guidance = Guidance(),
+) -> jax.Array:
+    """Tokens, float32 [B, L, C]. An image's noise depends on the key and its number only.
+
+    guidance: grows over the entities; with the published schedule "linear" the first one is not guided.
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
+
+    def noise(entity: jax.Array, step: jax.Array, size: int) -> jax.Array:
+        own = fold(fold(keys, entity), step + 1)
+        return jax.vmap(lambda key: jax.random.normal(key, (size, model.channels)))(own)
+
+    return sample_from(model, params, cond, noise, guidance)
+
+
+def given_noise(start: jax.Array, steps: jax.Array, starts: np.ndarray) -> Noise:
+    """`Noise` from arrays: start [B, L, C], steps [T - 1, B, L, C] ; starts: first tokens [N]."""
+    steps = jnp.pad(steps, ((1, 1), *((0, 0),) * 3)).at[0].set(start)
+    starts = jnp.asarray(starts)
+
+    def noise(entity: jax.Array, step: jax.Array, size: int) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(steps[step + 1], starts[entity], size, axis=1)
+
+    return noise
+
+
+def weights(model: XAR, guidance: Guidance) -> np.ndarray:
+    """The guidance weight of each entity, float32 [N]; 1 means none."""
+    done = np.append(model.entities.starts, model.entities.length) / model.entities.length
+    return ramp_weights(guidance, done)
+
+
+def sample_from(
+    model: XAR, params: dict, cond: dict, noise: Noise, guidance: Guidance = Guidance()
+) -> jax.Array:
+    """`sample` with given noise."""
+    entities, batch = model.entities, jax.tree.leaves(cond)[0].shape[0]
+    weight = weights(model, guidance)
+    rows = 2 * batch if (weight != 1).any() else batch
+    layers = [unstack_layers(params[f"stack_{i}"]) for i in range(2)]
+    null = jnp.arange(rows) >= batch
+    cond = jax.tree.map(lambda x: jnp.concatenate([x] * (rows // batch)), cond)
+    label = model.apply({"params": params}, cond, null, method="embed_condition")  # [R, D]
+    times = model.times()
+    at = model.apply({"params": params}, time_index(times), method="embed_time")  # [T + 1, D]
+    shape = (rows, entities.length, model.heads, model.width // model.heads)
+    caches = [
+        [KVCache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype)) for _ in stack]
+        for stack in layers
+    ]
+    network = functools.partial(run, model, params, layers)
+    drawn, first = [], 0
+    kinds = zip(entities.sizes, (weight != 1).tolist(), strict=True)
+    for (size, guided), group in itertools.groupby(kinds):
+        numbers = np.arange(first, first + len(list(group)))
+        first = int(numbers[-1]) + 1
+        read = int(entities.starts[numbers[-1]]) + size
+        tokens = entities.starts[numbers][:, None] + np.arange(size)
+        scanned = {
+            "number": numbers.astype(np.int32),
+            "start": entities.starts[numbers],
+            "places": model.places(tokens),  # [entities, n, H / 2]
+            "weight": weight[numbers],
+            "last": numbers == entities.count - 1,
+        }
+
+        def draw(caches, entity, size=size, guided=guided, read=read):
+            forward = functools.partial(
+                network, places=entity["places"], start=entity["start"], read=read
+            )
+            ahead = jax.tree.map(lambda rows: rows[:batch], caches)
+
+            def velocity(x: jax.Array, time: jax.Array) -> jax.Array:
+                return forward(x, time + label[:batch], ahead)[0]
+
+            def both(x: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array]:
+                v, _ = forward(jnp.concatenate([x, x]), time + label, caches)
+                return v[:batch], v[batch:]
+
+            rule = flow.Guidance(entity["weight"], model.guidance_interval) if guided else None
+            number = entity["number"]
+            x = flow.solve(
+                velocity,
+                noise(number, -1, size),
+                times,
+                model.solver,
+                inputs=at,
+                guidance=rule,
+                both=both,
+                noise=lambda step: noise(number, step, size),
+            )
+
+            def commit(caches):
+                clean = jnp.concatenate([x] * (rows // batch))
+                return forward(clean, at[-1] + label, caches)[1]
+
+            return jax.lax.cond(entity["last"], lambda c: c, commit, caches), x
+
+        caches, x = jax.lax.scan(draw, caches, scanned)  # x [entities, B, n, C]
+        drawn.append(jnp.moveaxis(x, 0, 1).reshape(batch, -1, x.shape[-1]))
+    return jnp.concatenate(drawn, axis=1)
+
+
+def run(
+    model: XAR,
+    params: dict,
+    layers: list,
+    x: jax.Array,  # [R, n, C]
+    condition: jax.Array,  # [R, D]
+    caches: list,
+    places: Places,
+    start: jax.Array,
+    read: int,
+) -> tuple[jax.Array, list]:
+    """One pass over an entity whose first token is number `start`: velocities [R, n, C], and the caches with
+    its keys and values written. read: rows of the cache that may be seen (static)."""
+    size, block = x.shape[1], FlowBlock(**model.block_arguments())
+    entity, visible = np.zeros(size, np.int32), jnp.full(size, start + size)
+    h, written = model.apply({"params": params}, x, start, method="enter"), []
+    for i, stack in enumerate(layers):
+        own = []
+        for layer, cache in zip(stack, caches[i], strict=True):
+            h, cache = block.apply(
+                {"params": layer},
+                h,
+                condition[:, None],
+                entity,
+                places,
+                visible,
+                cache,
+                start,
+                read,
+            )
+            own.append(cache)
+        written.append(own)
+        if i == 0:
+            h = model.apply({"params": params}, h, start, method="between")
+    return model.apply({"params": params}, h, method="leave"), written

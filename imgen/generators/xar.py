@@ -1,0 +1,282 @@
+"""Next-X prediction: one transformer that gives the flow's velocity of each entity, the noisy or finished
+entities before it being its context.
+
+Shapes: B batch, L tokens, N entities, D width, C channels of a latent. Times as in `imgen.flow`: 1 is noise.
+Source: "Beyond Next-Token: Next-X Prediction for Autoregressive Visual Generation"; OliverRensu/xAR,
+models/xar.py.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen import flow
+from imgen.errors import UserError
+from imgen.generators.arrays import content_keys
+from imgen.generators.entities import Entities
+from imgen.nn.adaln import Modulation
+from imgen.nn.attention import Attention, KVCache, Places
+from imgen.nn.constrain import constrain
+from imgen.nn.mlp import GatedMLP, Init, kernel_init
+from imgen.nn.norms import RMSNorm, rms_norm
+from imgen.nn.rope import rotary_angles
+from imgen.nn.time_embedding import TimeEmbedding
+
+TIME_STEPS = 1000  # the network is told floor(1000 t)
+
+
+def time_index(t: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """The time in [0, 1] as the network is told it: the float32 product with 1000, rounded down."""
+    xp = np if isinstance(t, np.ndarray) else jnp
+    return xp.floor(t.astype(xp.float32) * xp.float32(TIME_STEPS))
+
+
+class FlowBlock(nn.Module):
+    """x += gate attention(norm(x) (1 + scale) + shift); x += gate mlp(norm(x) (1 + scale) + shift).
+
+    Gates, scales and shifts come from each entity's condition; the norms have no gains.
+    """
+
+    heads: int
+    hidden: int
+    dropout: float = 0.1
+    norm_eps: float = 1e-6
+    init_std: Init = "xavier"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,  # [B, T, D]
+        condition: jax.Array,  # [B, E, D]
+        entity: jax.Array,  # [T]: which of the E each token belongs to
+        places: Places,
+        visible: jax.Array,  # [T]
+        cache: KVCache | None = None,
+        start: jax.Array | int = 0,
+        read: int | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        parts = Modulation((6,), x.shape[-1], self.dtype, self.init_std, name="modulation")(
+            condition
+        )
+        parts = jnp.take(parts, entity, axis=1) if condition.shape[1] > 1 else parts
+        # The order of the official layer: both gates, both scales, both shifts.
+        gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = jnp.moveaxis(parts, 2, 0)
+        h = rms_norm(x, self.norm_eps) * (1 + scale_1) + shift_1
+        h, cache = Attention(
+            self.heads,
+            init_std=self.init_std,
+            dtype=self.dtype,
+            use_bias=True,
+            dropout=self.dropout,
+            name="attention",
+        )(h, places, visible, cache=cache, start=start, read=read)
+        x = x + gate_1 * h
+        h = rms_norm(x, self.norm_eps) * (1 + scale_2) + shift_2
+        h = GatedMLP(
+            self.hidden,
+            self.init_std,
+            self.dtype,
+            activation="gelu",
+            use_bias=True,
+            dropout=self.dropout,
+            name="ffn",
+        )(h)
+        return constrain(x + gate_2 * h, "batch", None, None), cache
+
+
+class XAR(nn.Module):
+    """The velocity of every entity, given those before it, a class and a time of its own for each.
+
+    entities: `entities.ENTITIES` of the latents' grid.   channels: of a latent.
+    conditioner: with one condition slot, which is the entities' condition beside the time.
+    depth: blocks of the first and of the second stack; between them stand a linear layer and a second table
+        of positions. All tokens go through both.
+    hidden: of the feed-forward, by default 8/3 of the width.   time_features: sinusoids of the time.
+    solver, steps: of sampling, see `flow.solve`; steps are for one entity.
+    guidance_interval: (low, high), times at which sampling is guided.
+    remat: recompute each block in the backward pass.
+    """
+
+    entities: Entities
+    channels: int
+    conditioner: nn.Module
+    width: int
+    depth: tuple[int, int]
+    heads: int
+    hidden: int | None = None
+    dropout: float = 0.1
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-6
+    time_features: int = 256
+    init_std: Init = "xavier"
+    solver: Literal["euler", "heun", "euler_maruyama"] = "euler_maruyama"
+    steps: int = 50
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    has_likelihood: ClassVar[bool] = False
+    trains_on_likelihood: ClassVar[bool] = False
+
+    def setup(self):
+        table = nn.initializers.normal(0.02)
+        positions = (self.entities.length, self.width)
+        self.time = TimeEmbedding(
+            self.width, self.time_features, init_std=self.init_std, dtype=self.dtype
+        )
+        self.positions = [self.param(f"positions_{i}", table, positions) for i in range(2)]
+        init = kernel_init(self.init_std)
+        self.inputs = [nn.Dense(self.width, dtype=self.dtype, kernel_init=init) for _ in range(2)]
+        self.input_norm = RMSNorm(self.norm_eps)
+        self.stack = [self._stack(depth) for depth in self.depth]
+        self.norm = [RMSNorm(self.norm_eps) for _ in range(2)]
+        self.output = nn.Dense(self.channels, dtype=self.dtype, kernel_init=init)
+
+    def block_arguments(self) -> dict[str, Any]:
+        """Constructor arguments of one `FlowBlock`."""
+        return dict(
+            heads=self.heads,
+            hidden=self.hidden or int(self.width * 8 / 3),
+            dropout=self.dropout,
+            norm_eps=self.norm_eps,
+            init_std=self.init_std,
+            dtype=self.dtype,
+        )
+
+    def _stack(self, depth: int) -> nn.Module:
+        block = nn.remat(FlowBlock, prevent_cse=False) if self.remat else FlowBlock
+        return nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=depth,
+        )(**self.block_arguments())
+
+    def __call__(
+        self, x: jax.Array, t: jax.Array, cond: dict, null: jax.Array | None = None
+    ) -> jax.Array:
+        """Noisy tokens [B, L, C] at the times [B, N] of their entities -> velocities, float32 [B, L, C]."""
+        null = jnp.zeros(len(x), bool) if null is None else null
+        condition = self.embed_condition(cond, null)[:, None] + self.embed_time(time_index(t))
+        of_token, sizes = self.entities.of_token, np.asarray(self.entities.sizes)
+        visible = (self.entities.starts + sizes)[of_token]
+        places = self.places(np.arange(self.entities.length))
+        h = constrain(self.enter(x), "batch", None, None)
+        for i in range(2):
+            h, _ = self.stack[i](h, condition, of_token, places, visible)
+            h = self.between(h) if i == 0 else self.leave(h)
+        return h
+
+    def embed_condition(self, cond: dict, null: jax.Array) -> jax.Array:
+        """The condition's vector, [B, D]."""
+        return self.conditioner(cond, null)[0][:, 0]
+
+    def embed_time(self, index: jax.Array) -> jax.Array:
+        """Times of `time_index` [...] -> [..., D]."""
+        return self.time(index)
+
+    def enter(self, x: jax.Array, start: jax.Array | int = 0) -> jax.Array:
+        """Tokens [B, T, C], of which the first is number `start` -> what the first stack reads, [B, T, D]."""
+        return self.input_norm(self._place(self.inputs[0](x), 0, start))
+
+    def between(self, h: jax.Array, start: jax.Array | int = 0) -> jax.Array:
+        """What the first stack gives -> what the second reads."""
+        return self._place(self.inputs[1](self.norm[0](h)), 1, start)
+
+    def leave(self, h: jax.Array) -> jax.Array:
+        """What the second stack gives -> velocities, float32 [B, T, C]."""
+        return self.output(self.norm[1](h)).astype(jnp.float32)
+
+    def _place(self, h: jax.Array, table: int, start: jax.Array | int) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(self.positions[table], start, h.shape[1])
+        return h + rows.astype(h.dtype)
+
+    @nn.nowrap
+    def places(self, tokens: np.ndarray) -> Places:
+        """Rotary positions of tokens [...], as arrays [..., H / 2]."""
+        coordinates, head_dim = self.entities.coordinates[tokens], self.width // self.heads
+        angles = rotary_angles(
+            coordinates.reshape(-1, coordinates.shape[-1]), head_dim, self.rope_base
+        ).reshape(*tokens.shape, -1)
+        return Places(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), None)
+
+    def training_nll(
+        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, float]:
+        """The squared error of each token's velocity, summed over its channels, and its weight, both [B, L];
+        no z-loss. `key` draws a logit-normal time for each entity, and the noise."""
+        time_key, noise_key = jax.random.split(key)
+        t = flow.sample_times(time_key, (len(codes), self.entities.count))
+        error = self._error(codes, t, jax.random.normal(noise_key, codes.shape), cond, null)
+        return error, jnp.ones(error.shape), 0.0
+
+    def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
+        """The training loss of an image as a sum, [B], with times and noise that only its latents decide. It
+        is no likelihood of the image."""
+        keys = jax.vmap(jax.random.split)(content_keys(codes))
+        t = jax.vmap(lambda key: flow.sample_times(key, (self.entities.count,)))(keys[:, 0])
+        eps = jax.vmap(lambda key: jax.random.normal(key, codes.shape[1:]))(keys[:, 1])
+        return self._error(codes, t, eps, cond, None).sum(axis=1)
+
+    def _error(self, x0, t, eps, cond, null) -> jax.Array:
+        of_each = t[:, self.entities.of_token]
+        velocity = self(flow.interpolate(x0, eps, of_each), t, cond, null)
+        return jnp.sum(jnp.square(velocity - (eps - x0)), axis=-1)
+
+    @property
+    def terms(self) -> int:
+        """Variables of a token."""
+        return self.channels
+
+    @property
+    def variables(self) -> int:
+        """Variables of an image."""
+        return self.entities.length * self.channels
+
+    @nn.nowrap
+    def to_codes(self, latents: jax.Array) -> jax.Array:
+        """Latents [B, *grid, C] -> tokens [B, L, C]."""
+        return self.entities.tokens(latents)
+
+    @nn.nowrap
+    def to_latents(self, codes: jax.Array) -> jax.Array:
+        """Tokens [B, L, C] -> latents [B, *grid, C]."""
+        return self.entities.latents(codes)
+
+    @nn.nowrap
+    def init_params(self, rng: jax.Array) -> dict:
+        """Fresh parameters."""
+        x = jnp.zeros((1, self.entities.length, self.channels))
+        t = jnp.zeros((1, self.entities.count))
+        return self.init(rng, x, t, self.conditioner.example(1))["params"]
+
+    @nn.nowrap
+    def times(self) -> np.ndarray:
+        """The times of sampling an entity, float64 [steps + 1]."""
+        rule = flow.sde_times if self.solver == "euler_maruyama" else flow.linear_times
+        return rule(self.steps)
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that draw an image, each of one entity; with guidance also of its null."""
+        of_entity = 2 * self.steps - 1 if self.solver == "heun" else self.steps
+        return of_entity * self.entities.count + self.entities.count - 1
+
+
+def check(model: XAR) -> None:
+    """Raises UserError for settings that do not fit together."""
+    if model.width % model.heads:
+        raise UserError(f"generator width {model.width} is not divisible by {model.heads} heads")
+    if model.conditioner.num_slots != 1 or model.conditioner.context_slots:
+        raise UserError("xar takes a class as its condition (conditioning.name classes)")
+    if model.solver not in flow.SOLVERS:
+        raise UserError(f"generator.solver {model.solver!r} is none of {', '.join(flow.SOLVERS)}")
+    if model.steps < 1 or len(model.depth) != 2 or min(model.depth) < 1:
+        raise UserError(
+            f"generator.steps {model.steps} and both numbers of depth {model.depth} must be at least 1"
+        )
