@@ -17,23 +17,28 @@ timed at LlamaGen-B's size (NAR-B, ...), with fresh parameters, where a call cos
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from benchmarks.page import write_page, write_table
-from imgen import cli, config, encode, images, train
-from imgen.decoding import Filters, Guidance, decoding_params, generate
+from benchmarks.runs import (
+    choices,
+    draw,
+    in_turns,
+    on_stored_latents,
+    refuse_changes,
+    store_latents,
+)
+from imgen import cli, config, images, train
+from imgen.decoding import Guidance, decoding_params, generate
 from imgen.errors import UserError
 from imgen.generators.presets import LLAMAGEN
 from imgen.runs import build_generator, build_tokenizer, load_generator
 from imgen.training import plot
-from imgen.training.generator_task import sampler
 from imgen.training.metrics import read_metrics
 
 # What a plan changes in the generator's settings. NAR's second head is a block of its own.
@@ -86,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.use_compilation_cache()
     out = cli.make_workdir(args.out, "--out")
     run = config.override(config.read_config(args.workdir), overrides)
-    codes = store_codes(args.workdir, run, out / "codes")
+    codes = store_latents(args.workdir, run, out / "codes")
     target = parameters(plan_settings(run, args, codes, "raster"))
     settings = {
         plan: with_parameters(plan_settings(run, args, codes, plan), target) for plan in plans
@@ -124,39 +129,9 @@ def report(out: Path, rows: list[dict], run: str) -> None:
     )
 
 
-def refuse_changes(workdir: Path, settings: FrozenConfigDict) -> None:
-    """Raises UserError if a plan was trained here with other settings: its numbers would not compare."""
-    if (workdir / "config.json").exists():
-        for change in config.check_resume(config.read_config(workdir), settings, workdir):
-            raise UserError(f"{workdir} was trained otherwise ({change}); use another --out")
-
-
-def store_codes(workdir: str, run: FrozenConfigDict, out: Path) -> Path:
-    """The codes of both splits, by imgen.encode, unless they are there."""
-    for split in (run.data.train.split, run.data.eval.split):
-        if not (out / split / "spec.json").exists():
-            encode.main(["--workdir", workdir, "--split", split, "--out", str(out)])
-    return out
-
-
 def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> FrozenConfigDict:
     """The run's config, made to train `plan` on stored codes."""
-    settings = ConfigDict(run.to_dict()).unlock()
-    held_out = {"split": run.data.eval.split, "num_examples": run.data.eval.get("num_examples")}
-    settings.data = dict(
-        source=dict(name="latents", path=str(codes)),
-        train=dict(split=run.data.train.split),
-        eval=held_out,
-        image_size=run.data.image_size,
-    )
-    settings.init = dict(tokenizer=args.workdir)
-    stage = settings.train.generator
-    settings.train = dict(generator=stage)
-    every = max(args.steps // 4, 1)
-    stage.update(
-        steps=args.steps, batch_size=args.batch_size, eval_every=every, checkpoint_every=every,
-        visualize_every=0,
-    )  # fmt: skip
+    settings = on_stored_latents(run, args.workdir, codes, args.steps, args.batch_size)
     base = settings.generator
     base.update(plan=plan, plan_options={})
     base.update(PLANS[plan](base.to_dict()))
@@ -259,43 +234,6 @@ def job(
         )
 
     return once
-
-
-def in_turns(jobs: dict, seconds: float) -> dict:
-    """Images a second of each (job, images) by its key: medians of rounds in which all have a turn, so that
-    whatever else the machine does falls on all of them. A turn is two calls, the second of which is timed:
-    the first brings the model's weights back into the cache. At least 5 rounds, `seconds` for each job."""
-    for once, _ in jobs.values():
-        once(0)
-    times, began = {key: [] for key in jobs}, time.monotonic()
-    while len(next(iter(times.values()))) < 5 or time.monotonic() - began < seconds * len(jobs):
-        for key, (once, _) in jobs.items():
-            once(len(times[key]))
-            start = time.monotonic()
-            once(len(times[key]))
-            times[key].append(time.monotonic() - start)
-    return {
-        key: float(f"{count / statistics.median(times[key]):.3g}")
-        for key, (_, count) in jobs.items()
-    }
-
-
-def choices(settings) -> tuple[Guidance, Filters]:
-    stage = settings.train.generator
-    return (
-        Guidance(**config.plain(stage.get("guidance", {}))),
-        Filters(**config.plain(stage.get("filters", {}))),
-    )
-
-
-def draw(workdir: Path, settings, num: int) -> np.ndarray:
-    """A grid of samples, classes in turn."""
-    run = load_generator(workdir)
-    ids = jnp.arange(num)
-    cond = {"label": ids % run.module.conditioner.num_classes}
-    draw_images = sampler(run.module, run.tokenizer, *choices(settings))
-    pixels = draw_images(run.params, run.tokenizer_params, cond, jax.random.key(0), ids)
-    return images.enlarge(images.grid(jax.device_get(pixels)))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def flextok(data: dict) -> dict:
         name="flextok", image_size=data["size"], vae=kl(data), registers=32, encoder_width=128,
         encoder_depth=4, decoder_width=128, decoder_depth=4, head_dim=32, patch=1, steps=10,
         guidance_scale=1.0,
-        quantizer=dict(name="fsq", levels=(8, 8, 8, 8)),
+        quantizer=dict(name="fsq", levels=(4, 4, 4)),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from imgen import config, images
 from imgen.config import plain
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.generators import Generator, make_generator
+from imgen.generators import GENERATORS, Generator
 from imgen.latents import LatentSpec
 from imgen.tokenizers import TOKENIZERS
 from imgen.training.checkpoint import Checkpointer
@@ -50,7 +50,10 @@ def build_generator(settings, spec: LatentSpec) -> Generator:
         raise UserError("this run has no generator, only a tokenizer")
     arguments = plain(settings.generator)
     arguments["dtype"] = _dtype(arguments, "generator")
-    return construct(make_generator, arguments, "generator", spec=spec)
+    name = arguments.pop("name", "plan")
+    if name not in GENERATORS:
+        raise UserError(f"generator.name {name!r} is none of {', '.join(GENERATORS)}")
+    return construct(GENERATORS[name], arguments, "generator", spec=spec)
 
 
 def _dtype(arguments: dict, where: str) -> jnp.dtype:

@@ -14,7 +14,8 @@ from imgen.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """temperature 0 takes the most likely code; top_k 0 and top_p 1 filter nothing.
+    """temperature 0 takes the most likely code; top_k 0 and top_p 1 filter nothing. Of continuous latents the
+    temperature multiplies noise (see the heads of `generators.denoisers`).
 
     choice_temperature: of masked plans: how far chance, beside confidence, says which codes are kept.
     """
@@ -64,17 +65,17 @@ def draw(logits: jax.Array, uniform: jax.Array, filters: Filters) -> jax.Array:
     return jnp.minimum(code, logits.shape[-1] - 1).astype(jnp.int32)
 
 
-def check_bits(filters: Filters) -> None:
-    """Raises UserError for filters that bits have no use for."""
+def check_temperature_only(filters: Filters, latents: str) -> None:
+    """Raises UserError for filters that such latents ("bits", say) have no use for."""
     if filters.top_k or filters.top_p < 1:
         raise UserError(
-            "top_k and top_p choose among codes and bits have none: use temperature only"
+            f"top_k and top_p choose among codes and {latents} have none: use temperature only"
         )
 
 
 def draw_bits(logits: jax.Array, uniform: jax.Array, filters: Filters) -> jax.Array:
     """Draws bits from their logits: logits [...], uniform [...] in [0, 1). Temperature 0 thresholds."""
-    check_bits(filters)
+    check_temperature_only(filters, "bits")
     if filters.temperature == 0:
         return (logits > 0).astype(jnp.int32)
     return (uniform < jax.nn.sigmoid(logits / filters.temperature)).astype(jnp.int32)

@@ -57,13 +57,15 @@ def generate(
     segments: int | None = None,
     return_logits: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Draws latents: int32 [B, *grid], or [B, *grid, bits] where the tokenizer's are bits.
+    """Draws latents: int32 [B, *grid], [B, *grid, bits] where the tokenizer's are bits, or float32
+    [B, *grid, C] where they are continuous.
 
     params: of `decoding_params`.   cond: the conditioner's inputs, e.g. {"label": [B]}.
     sample_ids: number of each image in the whole job, by default 0 ... B-1.
     order [B, P]: positions in each image's own order, for plans by sample; by default drawn from `rng`.
     segments: the most loops to compile; by default what `decoding.schedule` finds worth it.
-    return_logits: also return the guided logits [B, P, ..., V] before filtering.
+    return_logits: also return the guided logits [B, P, ..., V] before filtering; of continuous latents the
+        features under the condition, as it is the head that is guided.
     """
     plan = generator.decoding_plan or generator.plan
     if order is not None and not plan.by_sample:
@@ -148,12 +150,15 @@ def _generate(
 
 def make_draws(generator: Generator, rng: jax.Array, sample_ids: jax.Array):
     """A call's entries of `scanned` -> random numbers for the N positions that it decides: [B, N, ...] to
-    draw codes with and, in a masked plan, [B, N] to choose positions with.
+    draw codes with (of continuous latents `token_noise`) and, in a masked plan, [B, N] to choose positions.
 
     There each call has numbers of its own, as a position may be drawn again.
     """
     positions = generator.plan.positions
     shape = (positions, *generator.unit_shape)
+    if generator.coding.continuous:
+        keys = fold(sample_keys(rng, sample_ids), Purpose.DRAWS)
+        return lambda call: (token_noise(keys, call["positions"], generator.unit_shape), None)
     if generator.plan.masked:
         keys = fold(sample_keys(rng, sample_ids), Purpose.DRAWS)
 
@@ -168,6 +173,19 @@ def make_draws(generator: Generator, rng: jax.Array, sample_ids: jax.Array):
         return of_call
     uniforms = pad_positions(sample_uniforms(rng, sample_ids, shape))
     return lambda call: (uniforms[:, call["positions"]], None)
+
+
+def token_noise(keys: jax.Array, positions: jax.Array, shape: tuple[int, ...]):
+    """The number of a solver step, from -1 on -> standard normals [B, N, *shape]. keys [B], positions [N]."""
+    own = jax.vmap(lambda key: jax.vmap(lambda at: jax.random.fold_in(key, at))(positions))(keys)
+
+    def noise(step: jax.Array | int) -> jax.Array:
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key, step + 1), shape)
+
+        return jax.vmap(jax.vmap(draw))(own)
+
+    return noise
 
 
 def pad_positions(x: jax.Array) -> jax.Array:
@@ -246,11 +264,12 @@ def decode_call(generator, params, segment, prefill, own, draws, filters, state,
             weight = call["weights"][:, head]
             weight = weight.reshape(-1, *(1,) * len(generator.logits_shape))
             logits += apply(generator, params, "read", head, hidden, table) * weight
-    if segment.guided:
-        logits = guide(logits[:batch], logits[batch:], call["guidance"])
-    draw_codes = draw_bits if generator.coding.binary else draw
-    uniforms, choice = draws(call)
-    found = {"codes": draw_codes(logits, uniforms, filters)}
+    random, choice = draws(call)
+    null = logits[batch:] if segment.guided else None
+    logits, codes = decide(
+        generator, params, logits[:batch], null, call["guidance"], random, filters
+    )
+    found = {"codes": codes}
     if "logits" in state:
         found["logits"] = logits
     state = dict(state, caches=caches)
@@ -262,6 +281,25 @@ def decode_call(generator, params, segment, prefill, own, draws, filters, state,
     for name, values in found.items():
         state[name] = state[name].at[:, call["positions"]].set(values)
     return state
+
+
+def decide(generator, params, logits, null, weight, random, filters) -> tuple[jax.Array, jax.Array]:
+    """What predicts N positions, and their codes. null: logits without the condition, None if not guided.
+
+    Logits are guided here; a head of continuous latents guides what its denoiser gives.
+    """
+    coding = generator.coding
+    if coding.continuous:
+
+        def run(method, *args):
+            mlp = coding.denoiser(generator.dtype)
+            return mlp.apply({"params": params["denoiser"]}, *args, method=method)
+
+        codes = coding.sample(run, logits, null, weight, random, filters.temperature)
+        return logits, codes
+    logits = logits if null is None else guide(logits, null, weight)
+    draw_codes = draw_bits if coding.binary else draw
+    return logits, draw_codes(logits, random, filters)
 
 
 def apply(generator: Generator, params: dict, method: str, *args):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from imgen.conditioning import CONDITIONERS
 from imgen.construct import construct
 from imgen.errors import UserError
+from imgen.generators import xar
 from imgen.generators.bit_diffusion import BitDiffusion
+from imgen.generators.entities import ENTITIES
 from imgen.generators.generator import Generator
 from imgen.generators.heads import HEADS, CategoricalHead, make_head
 from imgen.generators.lexinvariant import MAX_VOCABULARY
@@ -19,6 +21,7 @@ from imgen.generators.orders import (
 )
 from imgen.generators.plan import Plan
 from imgen.generators.windows import coarse_grid
+from imgen.generators.xar import XAR
 from imgen.latents import LatentSpec
 
 # "token_shuffle" is raster order over windows, 2 x 2 unless `window` says otherwise.
@@ -33,7 +36,7 @@ PLANS = {
 # No plan, but the same choice: Instella's diffusion over all bits at once.
 BIT_DIFFUSION = "bit_diffusion"
 DECODING_PLANS = {"random": random_order_parallel, "masked": masked}
-DEFAULT_HEADS = {"index": "categorical", "bits": "bernoulli"}
+DEFAULT_HEADS = {"index": "categorical", "bits": "bernoulli", "continuous": "flow"}
 
 
 def make_generator(
@@ -54,8 +57,8 @@ def make_generator(
 
     plan: key of PLANS, or BIT_DIFFUSION; plan_options: further arguments of that function.
     decoding: arguments of the plan's function in DECODING_PLANS, which decodes in its place.
-    head: key of HEADS, by default "categorical" for indices and "bernoulli" for bits; head_options: its
-        further arguments.
+    head: key of HEADS, by default "categorical" for indices, "bernoulli" for bits and "flow" for continuous
+        latents; head_options: its further arguments.
     conditioning: {"name": key of CONDITIONERS, ...the conditioner's own arguments}.
     window, lexinvariant, width and the other arguments are those of `Generator`.
     """
@@ -67,8 +70,13 @@ def make_generator(
         return _bit_diffusion(spec, conditioning, width, arguments)
     if plan not in PLANS:
         raise UserError(f"generator.plan {plan!r} is none of {', '.join((*PLANS, BIT_DIFFUSION))}")
-    head = head or DEFAULT_HEADS.get(spec.kind, "categorical")
-    coding = make_head(spec, head, **(head_options or {}))
+    head = head or DEFAULT_HEADS[spec.kind]
+    coding = make_head(spec, head, width, head_options or {})
+    if coding.continuous and plan == "masked":
+        raise UserError(
+            f"plan masked decides by the confidence of logits and a {head} head has none: "
+            "use raster, nar, par or random"
+        )
     if window is None:
         window = 2 if plan == "token_shuffle" else 1
     if lexinvariant is not None:
@@ -129,4 +137,47 @@ def _check_lexinvariant(share: float, coding, window: int) -> None:
         )
 
 
-__all__ = ["DECODING_PLANS", "HEADS", "PLANS", "Generator", "Plan", "make_generator"]
+def make_xar(
+    spec: LatentSpec,
+    *,
+    entity: str,
+    conditioning: dict,
+    width: int,
+    entity_options: dict | None = None,
+    **arguments,
+) -> XAR:
+    """A next-X flow model over the continuous latents of `spec`.
+
+    entity: key of ENTITIES; entity_options: further arguments of that function, such as a cell's side.
+    conditioning: as for `make_generator`.   The other arguments are those of `XAR`.
+    """
+    if spec.kind != "continuous":
+        raise UserError(f"xar generates continuous latents; this tokenizer gives {spec.kind}")
+    if entity not in ENTITIES:
+        raise UserError(f"generator.entity {entity!r} is none of {', '.join(ENTITIES)}")
+    where = "generator.entity_options"
+    entities = construct(ENTITIES[entity], entity_options or {}, where, grid=spec.grid)
+    conditioner = _conditioner(conditioning, width, arguments)
+    model = construct(
+        XAR, arguments, "generator",
+        entities=entities, channels=spec.size, conditioner=conditioner, width=width,
+    )  # fmt: skip
+    xar.check(model)
+    return model
+
+
+# generator.name -> what makes it from the other settings; "plan" where no name is given.
+GENERATORS = {"plan": make_generator, "xar": make_xar}
+
+__all__ = [
+    "DECODING_PLANS",
+    "ENTITIES",
+    "GENERATORS",
+    "HEADS",
+    "PLANS",
+    "XAR",
+    "Generator",
+    "Plan",
+    "make_generator",
+    "make_xar",
+]

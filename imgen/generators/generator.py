@@ -4,7 +4,7 @@ Shapes: B batch, P positions, S slots, T condition slots, C context rows, D widt
 the shape `unit_shape` (`...`): () for an index, the head's `code_shape`, behind m codes for a window.
 """
 
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -17,20 +17,19 @@ from imgen.generators.arrays import Purpose, content_keys, fold, join_valid, per
 from imgen.generators.heads import Head
 from imgen.generators.masking import likelihood_mask, training_mask
 from imgen.generators.plan import Kind, Plan
+from imgen.generators.positions import Position, check_position, rotary_places, table_places
 from imgen.generators.transformer import Transformer
 from imgen.nn.attention import Places
 from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout
 from imgen.nn.mlp import Init, embedding_init, swiglu_hidden
 from imgen.nn.norms import RMSNorm
-from imgen.nn.rope import NullRow, rope_angles, rope_rows, rotate
-
-Position = Literal["rope", "learned", "block"]
-POSITIONS, NULL_ROWS = get_args(Position), get_args(NullRow)
+from imgen.nn.rope import NullRow, rotate
 
 
 class Generator(nn.Module):
-    """An autoregressive model of discrete latents; the plan decides the order.
+    """An autoregressive model of latents; the plan decides the order. Of continuous latents the "logits" are
+    what the head's denoiser is told (`generators.denoisers`).
 
     plan: slots, mask, reads and calls.           coding: what a position's code is and what predicts it.
     decoding_plan: replaces the plan in decoding (RandAR's parallel steps).
@@ -73,21 +72,20 @@ class Generator(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
-    has_likelihood: ClassVar[bool] = True
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether losses are nats: not those of a denoiser."""
+        return not self.coding.continuous
 
     @property
     def trains_on_likelihood(self) -> bool:
         """Whether the training loss is a likelihood: a masked plan's is of masked codes only."""
-        return not self.plan.masked
+        return self.has_likelihood and not self.plan.masked
 
     def setup(self):
         if self.width % self.heads:
             raise UserError(f"generator width {self.width} is not divisible by {self.heads} heads")
-        if self.position not in POSITIONS or self.cond_rope not in NULL_ROWS:
-            raise UserError(
-                f"generator.position {self.position!r} must be one of {', '.join(POSITIONS)}, "
-                f"cond_rope {self.cond_rope!r} one of {', '.join(NULL_ROWS)}"
-            )
+        check_position(self.position, self.cond_rope)
         if self.conditioner.num_slots != self.plan.num_cond:
             raise UserError(
                 f"the plan has {self.plan.num_cond} condition slots, "
@@ -112,6 +110,8 @@ class Generator(nn.Module):
         self.norm = [RMSNorm(self.norm_eps) for _ in exits]
         if self.lexinvariant is None:
             self.head = [self.coding.output(self.init_std, self.dtype) for _ in exits]
+        if self.coding.continuous:
+            self.denoiser = self.coding.denoiser(self.dtype)
         if self.window > 1:
             shuffle = dict(blocks=self.shuffle_blocks, dtype=self.dtype)
             self.fuse = windows.Fuse(**shuffle)
@@ -147,7 +147,7 @@ class Generator(nn.Module):
         keys: jax.Array | None = None,
         masked: jax.Array | None = None,
     ) -> jax.Array:
-        """Teacher-forced logits. codes [B, P, ...] int, null [B] bool -> float32 [B, P, ..., V].
+        """Teacher-forced logits. codes [B, P, ...], null [B] bool -> float32 [B, P, ..., V].
 
         order [B, P]: the positions in the order of each sample, for plans by sample; drawn from `keys` if
         not given, and the grid's own without keys.
@@ -189,16 +189,24 @@ class Generator(nn.Module):
             * plan.read_weight[:, h].reshape(-1, *(1,) * len(self.logits_shape))
             for h in range(plan.heads)
         )
-        return permute(logits, jnp.argsort(order, axis=1)) if plan.by_sample else logits
+        logits = permute(logits, jnp.argsort(order, axis=1)) if plan.by_sample else logits
+        if self.coding.continuous and self.is_initializing():
+            self.denoiser(codes, jnp.zeros(()), logits)
+        return logits
 
     def training_nll(
         self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Each position's nll in nats, its weight in the mean that is minimised, both [B, P], and the mean
-        square of the log-normalisers. Orders, code vectors and masks are drawn from `key`."""
+        square of the log-normalisers. Orders, code vectors and masks are drawn from `key`.
+
+        Of continuous latents the denoiser's loss, a sum over channels, for times and noise from `key`."""
         keys = jax.random.split(key, len(codes)) if self.needs_keys else None
         masked = training_mask(fold(keys, Purpose.MASK), self.plan) if self.plan.masked else None
         logits = self(codes, cond, null, keys=keys, masked=masked)
+        if self.coding.continuous:
+            loss = self.denoising_loss(logits, codes, keys)
+            return loss, jnp.ones(loss.shape), 0.0
         nll = self.nll(logits, codes)
         weight = jnp.ones(nll.shape) if masked is None else masked.astype(jnp.float32)
         return nll, weight, jnp.mean(self.coding.log_normalizer(logits) ** 2)
@@ -207,6 +215,7 @@ class Generator(nn.Module):
         """-log p(codes | cond) in nats, [B]; the same for the same codes, whatever the order.
 
         Of plans by sample, in a random order; of masked plans, an estimate of a bound (`likelihood_mask`).
+        Of continuous latents the denoiser's loss, which is no likelihood.
         """
         order, masked, weight = None, None, 1.0
         if self.plan.by_sample:
@@ -214,24 +223,33 @@ class Generator(nn.Module):
         if self.plan.masked:
             keys = fold(content_keys(codes), Purpose.MASK)
             masked, weight = likelihood_mask(keys, self.plan.positions)
-        nll = self.nll(self(codes, cond, order=order, masked=masked), codes)
+        logits = self(codes, cond, order=order, masked=masked)
+        if self.coding.continuous:
+            return self.denoising_loss(logits, codes, content_keys(codes)).sum(axis=1)
+        nll = self.nll(logits, codes)
         return weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
 
     @property
     def variables(self) -> int:
-        """Predicted variables of an image: codes, sub-codes or bits. Published losses are means over them."""
+        """Predicted variables of an image: codes, sub-codes, bits or channels; losses are means over them."""
         return self.plan.positions * self.terms
 
     @property
     def needs_keys(self) -> bool:
-        """Whether training draws something for each sequence: an order, code vectors, what is hidden."""
-        return self.plan.by_sample or self.plan.masked or self.lexinvariant is not None
+        """Whether training draws something for each sequence: an order, code vectors, a mask, noise."""
+        drawn = self.plan.by_sample or self.plan.masked or self.lexinvariant is not None
+        return drawn or self.coding.continuous
 
     @nn.nowrap
     def nll(self, logits: jax.Array, codes: jax.Array) -> jax.Array:
         """Negative log-likelihood of each position's code in nats, [B, P]."""
         nll = self.coding.nll(logits, codes)
         return nll.sum(axis=2) if self.window > 1 else nll
+
+    def denoising_loss(self, features: jax.Array, codes: jax.Array, keys: jax.Array) -> jax.Array:
+        """The denoiser's loss of each position, [B, P], with what `keys` [B] draw for each sample."""
+        loss = self.coding.loss(self.denoiser, features, codes, fold(keys, Purpose.NOISE))
+        return loss.sum(axis=2) if self.window > 1 else loss
 
     @nn.nowrap
     def init_params(self, rng: jax.Array) -> dict:
@@ -241,7 +259,8 @@ class Generator(nn.Module):
     @nn.nowrap
     def example_codes(self, batch: int) -> jax.Array:
         """Codes of the right shape, to initialise with."""
-        return jnp.zeros((batch, self.plan.positions, *self.unit_shape), jnp.int32)
+        shape = (batch, self.plan.positions, *self.unit_shape)
+        return jnp.zeros(shape, self.coding.code_dtype)
 
     @nn.nowrap
     def to_codes(self, latents: jax.Array) -> jax.Array:
@@ -258,9 +277,8 @@ class Generator(nn.Module):
         """Codes [B, P, ...] -> latents [B, *grid, ...]."""
         if self.window > 1:
             codes = windows.from_windows(codes, self.plan.grid, self.window)
-        codes = codes.reshape(
-            len(codes), *(self.window * n for n in self.plan.grid), *self.coding.code_shape
-        )
+        grid = tuple(self.window * n for n in self.plan.grid)
+        codes = codes.reshape(len(codes), *grid, *self.coding.code_shape)
         return self.coding.decode(codes)
 
     @nn.nowrap
@@ -277,16 +295,14 @@ class Generator(nn.Module):
 
         Without keys, mixed tables hold the learned vectors and random ones are the same at every call.
         """
-        share = self.lexinvariant
-        if share is None:
+        if self.lexinvariant is None:
             return None
-        learned = None if share == 1 else self.tokens.embedding
-        if keys is None:
-            if share < 1:
-                return jnp.broadcast_to(learned, (batch, *learned.shape))
-            keys = jax.random.split(jax.random.key(0), batch)
-        keys = fold(keys, Purpose.VECTORS)
-        return lexinvariant.draw_tables(keys, learned, self.coding.size, self.width, share)
+        learned = None if self.lexinvariant == 1 else self.tokens.embedding
+        if keys is None and learned is not None:
+            return jnp.broadcast_to(learned, (batch, *learned.shape))
+        keys = jax.random.split(jax.random.key(0), batch) if keys is None else keys
+        keys, shape = fold(keys, Purpose.VECTORS), (self.coding.size, self.width)
+        return lexinvariant.draw_tables(keys, learned, *shape, self.lexinvariant)
 
     def embed_condition(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         """Condition slots [B, T, D] and which are real [B, T] (None: all)."""
@@ -370,19 +386,10 @@ class Generator(nn.Module):
     @nn.nowrap
     def places(self, slots: np.ndarray | jax.Array, order: jax.Array | None = None) -> Places:
         """Where some slots [W] of the plan stand; with an order [B, P], where they stand for each sample."""
-        plan, xp = self.plan, np if order is None else jnp
-        rope = xp.asarray(plan.rope)[slots]
-        if order is not None:
-            rope = jnp.where(rope < 0, -1, order[:, rope])  # [B, W]
-        if self.position == "rope":
-            angles = rope_angles(plan.grid, self.width // self.heads, self.rope_base)
-            rows = np.append(
-                np.arange(plan.positions), -1
-            )  # row -1, the last, is that of no position
-            cos, sin = rope_rows(angles, rows, self.cond_rope)
-            return Places(xp.asarray(cos)[rope], xp.asarray(sin)[rope], None)
-        kind, src = xp.asarray(plan.kind)[slots], xp.asarray(plan.src)[slots]
-        return Places(None, None, xp.where(kind == Kind.COND, src, plan.num_cond + rope))
+        if self.position != "rope":
+            return table_places(self.plan, slots, order)
+        head_dim = self.width // self.heads
+        return rotary_places(self.plan, slots, order, head_dim, self.rope_base, self.cond_rope)
 
     def add_position(self, x: jax.Array, places: Places) -> jax.Array:
         """Adds the slots' learned positions to x [B, W, D] where the table is at the input."""

@@ -1,10 +1,12 @@
 """Heads: what the code of one position is, how it is embedded, and the distribution that predicts it.
 
-A head pairs an embedding of codes with an output layer; every plan runs with every head.
+A head pairs an embedding of codes with an output layer; every plan runs with every head, but a masked plan
+needs logits. Heads of continuous latents are in `imgen.generators.denoisers`.
 Shapes: [...] any leading axes (a code each), D width.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
@@ -14,23 +16,28 @@ import jax.numpy as jnp
 from imgen import bits
 from imgen.construct import construct
 from imgen.errors import UserError
+from imgen.generators.denoisers import DiffusionHead, FlowHead
 from imgen.latents import LatentSpec
 from imgen.nn.constrain import constrain
 from imgen.nn.mlp import Init, embedding_init, kernel_init
 
 
 class Head(Protocol):
-    """code_shape: of one position's code, which is int32; latent_shape: of a tokenizer's latents there.
+    """code_shape, code_dtype: of one position's code; latent_shape: of a tokenizer's latents there.
 
     logits_shape: of what predicts it.   terms: variables predicted a position.
     binary: a logit is that of a bit; otherwise the last axis of logits is a softmax's.
+    continuous: what predicts a code are features for a denoiser. Such a head has no likelihood, and in place
+        of `nll` and `log_normalizer` it has `denoiser`, `loss` and `sample` (see `DenoisingHead`).
     """
 
     code_shape: tuple[int, ...]
+    code_dtype: Any
     latent_shape: tuple[int, ...]
     logits_shape: tuple[int, ...]
     terms: int
     binary: bool
+    continuous: bool
 
     def embedding(self, width: int, init: Init, dtype: Any) -> nn.Module:
         """Unbound module: codes [..., *code_shape] -> [..., D]."""
@@ -58,8 +65,10 @@ class CategoricalHead:
     size: int
     code_shape: ClassVar[tuple[int, ...]] = ()
     latent_shape: ClassVar[tuple[int, ...]] = ()
+    code_dtype: ClassVar[Any] = jnp.int32
     terms: ClassVar[int] = 1
     binary: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
 
     @property
     def logits_shape(self) -> tuple[int, ...]:
@@ -90,7 +99,9 @@ class SubCodeHead:
 
     bits: int
     parts: int = 2
+    code_dtype: ClassVar[Any] = jnp.int32
     binary: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
 
     def __post_init__(self):
         bits.sub_width(self.bits, self.parts)
@@ -139,7 +150,9 @@ class BernoulliHead:
     """The bits of a position as independent coins (Instella-T2I, `models/ar_model.py`)."""
 
     bits: int
+    code_dtype: ClassVar[Any] = jnp.int32
     binary: ClassVar[bool] = True
+    continuous: ClassVar[bool] = False
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -170,22 +183,38 @@ class BernoulliHead:
         return codes
 
 
-HEADS = {"categorical": CategoricalHead, "subcodes": SubCodeHead, "bernoulli": BernoulliHead}
-LATENTS = {"categorical": "index", "subcodes": "bits", "bernoulli": "bits"}
+HEADS = {
+    "categorical": CategoricalHead,
+    "subcodes": SubCodeHead,
+    "bernoulli": BernoulliHead,
+    "diffusion": DiffusionHead,
+    "flow": FlowHead,
+}
+LATENTS = {
+    "categorical": "index",
+    "subcodes": "bits",
+    "bernoulli": "bits",
+    "diffusion": "continuous",
+    "flow": "continuous",
+}
 
 
-def make_head(spec: LatentSpec, name: str, **options) -> Head:
-    """A head for the latents of `spec`: key of HEADS, and its options."""
+def make_head(spec: LatentSpec, name: str, width: int, options: Mapping[str, Any]) -> Head:
+    """A head for the latents of `spec` on a transformer of a width: key of HEADS, and its options."""
     if name not in HEADS:
         raise UserError(f"generator.head {name!r} is none of {', '.join(HEADS)}")
     if spec.kind != LATENTS[name]:
-        fitting = [head for head, kind in LATENTS.items() if kind == spec.kind] or ["none yet"]
+        fitting = [head for head, kind in LATENTS.items() if kind == spec.kind]
         raise UserError(
             f"a {name} head needs {LATENTS[name]} latents; this tokenizer gives {spec.kind} "
             f"(heads for those: {', '.join(fitting)})"
         )
-    size = {"size" if name == "categorical" else "bits": spec.size}
-    return construct(HEADS[name], options, "generator.head_options", **size)
+    given = {
+        "index": {"size": spec.size},
+        "bits": {"bits": spec.size},
+        "continuous": {"channels": spec.size, "hidden": width},
+    }
+    return construct(HEADS[name], options, "generator.head_options", **given[spec.kind])
 
 
 class Categorical(nn.Module):

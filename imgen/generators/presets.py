@@ -54,3 +54,10 @@ INSTELLA_DIFFUSION = dict(depth=16, heads=16, width=2048, hidden=8192)
 # (windows of a grid) and the text none, where the language model counts along the sequence (specification,
 # section 3, d): weights of a language model would not fit as they are.
 TOKEN_SHUFFLE = dict(depth=20, heads=24, width=3072, hidden=8192, cond_rope="identity", dropout=0.0)
+
+# xAR `models/xar.py`: blocks of its two halves. Official parameters 172.64, 608.40 and 1186.0 million.
+XAR = {
+    "B": dict(depth=(8, 8), heads=12, width=768),
+    "L": dict(depth=(16, 16), heads=16, width=1024),
+    "H": dict(depth=(20, 20), heads=16, width=1280),
+}

@@ -2,7 +2,7 @@
 
 Official keys are those of the LPIPS module: net.slice{1..5}.{index}.{weight, bias} with
 torchvision's index, and lin{0..4}.model.1.weight. A file may also name the convolutions as
-torchvision's VGG16 does (features.{index}.weight), so that it can be put together from the two
+torchvision's VGG16 and AlexNet do (features.{index}.weight), so that it can be put together from the two
 published files.
 """
 
@@ -14,17 +14,17 @@ import numpy as np
 
 from imgen.interop.files import read_arrays
 from imgen.interop.table import CONV, Row, Transform, from_official
-from imgen.tokenizers.lpips import SLICES, WIDTHS, Params, abstract_params
+from imgen.tokenizers.lpips import VGG16, Params, Trunk, abstract_params
 
 IGNORED = (r"scaling_layer\.(shift|scale)", r"lin\d\.model\.1\.bias", r"classifier\..*")
 
 HEAD = Transform(lambda w: w.reshape(-1), lambda v: v.reshape(1, -1, 1, 1))
 
 
-def rows() -> list[Row]:
+def rows(trunk: Trunk = VGG16) -> list[Row]:
     """The table: official LPIPS module <-> `tokenizers.lpips`."""
     table = [Row("lin{k}.model.1.weight", "lin_{k}", HEAD)]
-    for k, slice_ in enumerate(SLICES):
+    for k, slice_ in enumerate(trunk.slices):
         for index in slice_:
             official = f"net.slice{k + 1}.{index}"
             table.append(Row(f"{official}.weight", f"conv_{index}/kernel", CONV))
@@ -32,21 +32,24 @@ def rows() -> list[Row]:
     return table
 
 
-def convert(state: Mapping[str, np.ndarray], widths: Sequence[int] = WIDTHS) -> Params:
-    """State dict of the LPIPS module (or with torchvision's names for the VGG) -> parameters.
+def convert(
+    state: Mapping[str, np.ndarray], widths: Sequence[int] | None = None, trunk: Trunk = VGG16
+) -> Params:
+    """State dict of the LPIPS module (or with torchvision's names for the trunk) -> parameters.
 
     Raises UserError for missing, unknown or misshapen keys.
     """
-    return from_official(rows(), _module_names(state), abstract_params(widths), IGNORED)
+    like = abstract_params(widths, trunk)
+    return from_official(rows(trunk), _module_names(state, trunk), like, IGNORED)
 
 
-def load(path: str | Path) -> Params:
-    """Reads a .safetensors or .npz file. Raises UserError where it isn't LPIPS of VGG16."""
-    return convert(read_arrays(path))
+def load(path: str | Path, trunk: Trunk = VGG16) -> Params:
+    """Reads a .safetensors or .npz file. Raises UserError where it isn't LPIPS of this trunk."""
+    return convert(read_arrays(path), trunk=trunk)
 
 
-def _module_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    slice_of = {index: k + 1 for k, slice_ in enumerate(SLICES) for index in slice_}
+def _module_names(state: Mapping[str, np.ndarray], trunk: Trunk) -> dict[str, np.ndarray]:
+    slice_of = {index: k + 1 for k, slice_ in enumerate(trunk.slices) for index in slice_}
     out = {}
     for key, value in state.items():
         match = re.fullmatch(r"features\.(\d+)\.(weight|bias)", key)

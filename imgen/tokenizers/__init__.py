@@ -4,7 +4,7 @@ A tokenizer is a Linen module over float32 images [B, H, W, 3] in [-1, 1], with
 
     spec(image_size) -> LatentSpec         raises UserError for sizes that it cannot take
     encode(images[, rng]) -> latents       deterministic without a key, sampled (where it can be) with one
-    decode(latents) -> images              not clipped
+    decode(latents) -> images              not clipped, but where the published decoder is
     __call__(images[, rng]) -> dict        the training pass; without a key, nothing is random and no
                                            dropout acts (with one, a "dropout" stream is needed too)
 
@@ -17,37 +17,28 @@ The dict of the training pass holds
               losses apply to it, and then
     hidden    the input of `project(hidden) -> recon`, the last layer, whose parameters are at the path
               `last_layer`, e.g. ("decoder", "conv_out"): for the adaptive adversarial weight
-    z         features before the quantizer, where `code_features(z)` puts them among the codes: for
-              k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
+    z         features before the quantizer, where `code_features(z, codes)` puts them among the codes:
+              for k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
 
 Optional: `frozen`, regular expressions of parameter paths that are never trained; `num_codes`, the codes that
 count as used where the vocabulary has more (padding); in the training pass an argument `teacher` [B, M, F], a
 frozen model's features that it is to predict.
 """
 
-from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, titok
+from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, mingtok, titok, vq
 from imgen.tokenizers.codes import StoredCodes
-from imgen.tokenizers.vq import (
-    VQ,
-    maskgit_vqgan,
-    taming_vqgan,
-    taming_vqgan_16384,
-    taming_vqgan_f8,
-    vq8,
-    vq16,
-)
 
 TOKENIZERS = {
-    "vq": VQ,
-    "vq16": vq16,
-    "vq8": vq8,
-    "maskgit_vqgan": maskgit_vqgan,
-    "taming_vqgan": taming_vqgan,
-    "taming_vqgan_16384": taming_vqgan_16384,
-    "taming_vqgan_f8": taming_vqgan_f8,
+    "vq": vq.vq,
+    "vq16": vq.vq,
+    "vq8": vq.vq8,
+    "maskgit_vqgan": vq.maskgit_vqgan,
+    "taming_vqgan": vq.taming_vqgan,
+    "taming_vqgan_16384": vq.taming_vqgan_16384,
+    "taming_vqgan_f8": vq.taming_vqgan_f8,
     "bae": bae.bae,
     "kl": kl.kl,
-    "kl16": kl.kl16,
+    "kl16": kl.kl,
     "conv": conv.conv,
     "titok": titok.TiTok,
     **titok.BUILDERS,
@@ -56,5 +47,6 @@ TOKENIZERS = {
     "binary_1d": binary_1d.binary_1d,
     "vq_1d": binary_1d.vq_1d,
     "dynamic": dynamic.dynamic,
+    **mingtok.BUILDERS,
     "codes": StoredCodes,
 }

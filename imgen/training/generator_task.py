@@ -22,9 +22,15 @@ from imgen.training.task import Batch, State
 
 # Official buffers: saved, never trained, not decayed.
 FROZEN = ("null_features",)
-# As published: weight decay on every matrix, embeddings included, none on norm gains and biases.
-DECAY = ((r"/(scale|bias)$", 0.0), (".*", 1.0))
+# As published: weight decay on every matrix, embeddings included, none on norm gains and biases; none on a
+# denoising head (MAR).
+DECAY = ((r"/(scale|bias)$", 0.0), (r"^denoiser/", 0.0), (".*", 1.0))
 SHARDING_RULES = [
+    # The MLP of a denoising head runs at every solver step: no axis of it is gathered over fsdp.
+    (r"^params/denoiser/.*(gate_up|modulation/linear)/kernel$", (None, None, "tensor")),
+    (r"^params/denoiser/.*up/kernel$", (None, "tensor")),
+    (r"^params/denoiser/.*down/kernel$", ("tensor", None)),
+    (r"^params/denoiser/", ()),
     (r"^params/.*attention/qkv/kernel$", ("fsdp", "tensor", None, None)),  # [D, Nkv, G + 2, H]
     (r"^params/.*attention/out/kernel$", ("tensor", None, "fsdp")),  # [N, H, D]
     (r"^params/.*gate_up/kernel$", ("fsdp", None, "tensor")),  # [D, 2, F]
@@ -32,9 +38,15 @@ SHARDING_RULES = [
     (r"^params/.*down/kernel$", ("tensor", "fsdp")),  # [F, D]
     (r"^params/tokens/embedding$", ("tensor", "fsdp")),  # [V, D], or [t, 2^c, D]
     (r"^params/tokens/proj/kernel$", ("fsdp", None)),  # [bits, D] or [t, D, D]
+    (r"^params/tokens/kernel$", (None, "fsdp")),  # [C, D]
     (r"^params/head_\d+/output/kernel$", ("fsdp", "tensor")),  # [D, V]
     (r"^params/head_\d+/outputs/kernel$", ("fsdp", None, "tensor")),  # [D, t, 2^c]
-    (r"^params/.*(compress|expand|context|modulation|time_\d|output)/kernel$", ("fsdp", None)),
+    (r"^params/.*modulation/linear/kernel$", ("fsdp", None, "tensor")),  # [D, parts, D]
+    (
+        r"^params/.*(compress|expand|context|modulation|time_\d|time/(in|out)|inputs_\d|output)/kernel$",
+        ("fsdp", None),
+    ),
+    (r"^params/positions_\d$", (None, "fsdp")),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
     (
         r"^params/.*(scale|bias|special|query|mask|start|positions|position_table|null_features)$",

@@ -35,12 +35,14 @@ def _step(peak, steps, factor=0.1, at=()):
     return optax.piecewise_constant_schedule(peak, {int(share * steps): factor for share in at})
 
 
-def _wsd(peak, steps, decay_share=0.2, final=0.0):
-    """Warm-up, stable, decay: constant, then linear to `final` over the last `decay_share`."""
+def _wsd(peak, steps, decay_share=0.2, final=0.0, shape="linear"):
+    """Warm-up, stable, decay: constant, then `shape` ("linear", "cosine") to `final` over the last
+    `decay_share` of the steps after the warm-up."""
+    if shape not in ("linear", "cosine"):
+        raise UserError(f"schedule 'wsd' ends linear or cosine, not {shape!r}")
     decay = max(int(decay_share * steps), 1)
     return optax.join_schedules(
-        [optax.constant_schedule(peak), optax.linear_schedule(peak, peak * final, decay)],
-        [steps - decay],
+        [optax.constant_schedule(peak), SCHEDULES[shape](peak, decay, final)], [steps - decay]
     )
 
 

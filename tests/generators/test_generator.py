@@ -46,24 +46,36 @@ CONDITIONING = {
 }
 
 
-def build(plan="raster", grid=(3, 4), options=None, conditioning="class", bits=None, **arguments):
+def build(
+    plan="raster",
+    grid=(3, 4),
+    options=None,
+    conditioning="class",
+    bits=None,
+    channels=None,
+    **arguments,
+):
     """A small generator with parameters that leave no layer idle."""
     arguments = {"width": 48, "depth": 2, "heads": 2, "hidden": 32, "dropout": 0.0, **arguments}
     if isinstance(conditioning, str):
         conditioning = {"name": conditioning, **CONDITIONING.get(conditioning, {})}
+    spec = LatentSpec("bits", grid, bits) if bits else LatentSpec("index", grid, VOCAB)
     generator = make_generator(
-        LatentSpec("bits", grid, bits) if bits else LatentSpec("index", grid, VOCAB),
+        LatentSpec("continuous", grid, channels) if channels else spec,
         plan=plan,
         plan_options=options or {},
         conditioning=conditioning,
         **arguments,
     )
-    codes, cond = generator.example_codes(1), generator.conditioner.example(1)
-    params = jax.jit(lambda: generator.init(jax.random.key(0), codes, cond)["params"])()
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return generator, jax.tree.unflatten(tree, noisy)
+
+    @jax.jit
+    def start():
+        leaves, tree = jax.tree.flatten(generator.init_params(jax.random.key(0)))
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        noisy = [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(tree, noisy)
+
+    return generator, start()
 
 
 def vocabulary(generator):
@@ -226,7 +238,12 @@ def test_published_sizes_have_the_published_numbers_of_parameters(size):
         (dict(conditioning={"name": "poem"}), "none of class"),
         (dict(head="subcodes"), "needs bits latents"),
         (dict(head="categorical", bits=6), "needs index latents"),
-        (dict(head="flow"), "none of categorical"),
+        (dict(head="poisson"), "none of categorical"),
+        (dict(head="flow"), "needs continuous latents"),
+        (dict(channels=3, head="bernoulli"), "those: diffusion, flow"),
+        (dict(channels=3, head_options={"ffn": "relu"}), "none of silu, swiglu"),
+        (dict(channels=3, plan="masked", options={"steps": 3}), "has none"),
+        (dict(channels=3, lexinvariant=1.0), "categorical head"),
         (dict(head="subcodes", bits=6, head_options={"parts": 4}), "6 bits cannot be cut"),
         (dict(window=3), "do not tile"),
         (dict(window=2, grid=(4, 4), width=54, position="learned"), "divisible by the 4 codes"),

@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from imgen.conditioning import LayerText
-from imgen.generators import make_generator
+from imgen.generators import make_generator, make_xar
 from imgen.generators.bit_diffusion import BitDiffusion
-from imgen.generators.presets import ELM, INSTELLA, LLAMAGEN, NAR, NAR_VIDEO, TOKEN_SHUFFLE
+from imgen.generators.presets import ELM, INSTELLA, LLAMAGEN, NAR, NAR_VIDEO, TOKEN_SHUFFLE, XAR
 from imgen.latents import LatentSpec
 
 VQ16 = LatentSpec("index", (16, 16), 16384)
@@ -74,6 +74,14 @@ def test_instella_diffusion_has_its_published_size():
         grid=(128,), bits=64, conditioner=conditioner, width=2048, depth=16, heads=16, hidden=8192
     )
     assert count(shapes(model)) / 1e6 == pytest.approx(1292.5, rel=0.01)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("B", 172.64), ("L", 608.40), ("H", 1186.0)])
+def test_xar_has_the_official_codes_parameters(size, millions):
+    model = make_xar(
+        LatentSpec("continuous", (16, 16), 16), entity="cell", conditioning=CLASS, **XAR[size]
+    )
+    assert count(shapes(model)) / 1e6 == pytest.approx(millions, rel=1e-4)
 
 
 def test_token_shuffle_is_the_published_llama_and_its_windows():

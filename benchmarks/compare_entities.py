@@ -1,0 +1,199 @@
+"""Next-X prediction side by side: entities of every kind on the same latents, at equal steps.
+
+    python -m benchmarks.compare_entities --workdir RUN --out DIR [--steps 1000] [--models token,cell]
+
+RUN is a run with a trained continuous tokenizer (such as configs/small_tokenizers.py:kl). The moments of its
+data are stored once (DIR/latents); then a small xAR is trained on them for every entity (DIR/MODEL, a run
+like any other: started again, the command goes on where it stopped), and beside them raster order with a
+flow head for each token and with MAR's diffusion head. Writes DIR/results.jsonl, DIR/table.md,
+DIR/compare.html and a sample grid DIR/MODEL.png for each. --config.generator.width=192 and the like change
+all models.
+
+Losses are held-out squared errors of the velocity, a channel, at random times; those of unlike entities
+differ in what is known besides, and MAR's is of noise: it compares with no other. Network evaluations are
+calls of the whole transformer on one entity, or of the head on one token. Sampling is timed in turns with
+the guidance of the samples, latents only, compiled beforehand: medians.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from benchmarks.page import write_page, write_table
+from benchmarks.runs import (
+    choices,
+    draw,
+    in_turns,
+    on_stored_latents,
+    refuse_changes,
+    store_latents,
+)
+from imgen import cli, config, images, train
+from imgen.decoding import draw_latents
+from imgen.errors import UserError
+from imgen.generators import XAR
+from imgen.runs import build_tokenizer, load_generator
+from imgen.stages import open_source
+from imgen.training import plot
+from imgen.training.metrics import read_metrics
+
+NAMES = ("token", "cell", "subsample", "scale", "image", "raster_flow", "raster_diffusion")
+COLUMNS = {
+    "name": "model",
+    "parameters": "parameters",
+    "entities": "entities",
+    "loss": "held-out loss",
+    "evaluations": "network evaluations/image",
+    "images_per_second": "images/s",
+    "train_images_per_second": "training images/s",
+}
+NOTE = (
+    "Losses compare only where the same is predicted from as much: see the benchmark's docstring."
+)
+BATCH = 16  # images that are drawn at a time
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="benchmarks.compare_entities", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--workdir", required=True, metavar="RUN", help="a run with a trained continuous tokenizer"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--models", default=",".join(NAMES), help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--solver_steps", type=int, default=20, help="for each entity or token")
+    parser.add_argument("--samples", type=int, default=64, help="pictures in a grid")
+    parser.add_argument("--seconds", type=float, default=3.0, help="to time each sampling for")
+    args, overrides = parser.parse_known_args(argv)
+    names = args.models.split(",")
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"--models {name!r} is none of {', '.join(NAMES)}")
+    cli.use_compilation_cache()
+    out = cli.make_workdir(args.out, "--out")
+    run = config.read_config(args.workdir)
+    latents = store_latents(args.workdir, run, out / "latents")
+    settings = {
+        name: config.override(model_settings(run, args, latents, name), overrides) for name in names
+    }
+    for name in names:
+        refuse_changes(out / name, settings[name])
+    for name in names:
+        train.train(settings[name], cli.make_workdir(out / name))
+        images.save_png(out / f"{name}.png", draw(out / name, settings[name], args.samples))
+    rows = {row["name"]: row for row in read_metrics(out / "results.jsonl")}  # of other models
+    rows |= {name: {"name": name, **quality(out / name)} for name in names}
+    jobs = {name: (job(out / name, settings[name]), BATCH) for name in names}
+    for name, speed in in_turns(jobs, args.seconds).items():
+        rows[name]["images_per_second"] = speed
+    rows = [rows[name] for name in NAMES if name in rows]
+    (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report(out, rows, args.workdir)
+
+
+def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> ConfigDict:
+    """The run's config, made to train one of the models on stored moments."""
+    settings = on_stored_latents(run, args.workdir, latents, args.steps, args.batch_size)
+    settings.train.generator.update(
+        log_every=50, ema_decay=0.995, condition_dropout=0.1,
+        optimizer=dict(
+            learning_rate=1e-3, betas=(0.9, 0.96), weight_decay=0.02,
+            schedule=dict(name="cosine", warmup_steps=100),
+        ),
+        guidance=dict(scale=2.0, schedule="linear"),
+    )  # fmt: skip
+    _, spec = build_tokenizer(run)
+    classes = dict(name="class", num_classes=open_source(run, "train").num_classes)
+    size = dict(width=128, heads=4, conditioning=classes, dropout=0.0)
+    if name.startswith("raster"):
+        head = name.removeprefix("raster_")
+        settings.generator = dict(
+            plan="raster", plan_options={}, head=head,
+            head_options=dict(width=256, depth=3, steps=args.solver_steps),
+            depth=4, hidden=344, cond_rope="identity", **size,
+        )  # fmt: skip
+    else:
+        half = min(spec.grid) // 2
+        options = {
+            "cell": dict(side=half),
+            "subsample": dict(stride=2),
+            "scale": dict(shares=(4, 2, 1)),
+        }
+        settings.generator = dict(
+            name="xar", entity=name, entity_options=options.get(name, {}), depth=(2, 2),
+            solver="euler_maruyama", steps=args.solver_steps, **size,
+        )  # fmt: skip
+    return FrozenConfigDict(settings)
+
+
+def quality(workdir: Path) -> dict:
+    """What training came to."""
+    rows = read_metrics(workdir / "metrics.jsonl")
+    last = {k: v for row in rows for k, v in row.items()}
+    run = load_generator(workdir)
+    model = run.module
+    if isinstance(model, XAR):
+        entities, evaluations = model.entities.count, model.evaluations
+    else:
+        entities = model.plan.positions
+        evaluations = entities * model.coding.steps
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(run.params)),
+        "steps": last["step"],
+        "entities": entities,
+        "loss": round(last["val/loss"], 4),
+        "evaluations": evaluations,
+        "train_images_per_second": round(
+            statistics.median(r["images_per_second"] for r in rows if "images_per_second" in r), 1
+        ),
+        "curve": [[r["step"], r["val/loss"]] for r in rows if "val/loss" in r],
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def job(workdir: Path, settings: FrozenConfigDict) -> Callable[[int], None]:
+    """Draws the latents of BATCH images from a numbered key, and waits for them."""
+    run, ids = load_generator(workdir), jnp.arange(BATCH)
+    guidance, filters = choices(settings)
+    cond = {"label": ids % run.module.conditioner.num_classes}
+    sample = jax.jit(
+        lambda params, key: draw_latents(
+            run.module, params, cond, key, ids, guidance=guidance, filters=filters
+        )
+    )
+    params = jax.device_put(run.params)
+
+    def once(number: int) -> None:
+        jax.block_until_ready(sample(params, jax.random.key(number)))
+
+    return once
+
+
+def report(out: Path, rows: list[dict], run: str) -> None:
+    """DIR/table.md, also printed, and DIR/compare.html."""
+    print(write_table(out / "table.md", rows, COLUMNS, NOTE))
+    curves = [
+        (row["name"], *zip(*row["curve"], strict=True))
+        for row in rows
+        if row["name"] != "raster_diffusion"
+    ]
+    write_page(
+        out / "compare.html",
+        f"Entities after {rows[0]['steps']:,} steps on the latents of {run} ({rows[0]['device']})",
+        rows,
+        COLUMNS,
+        NOTE,
+        {"Held-out loss over training steps": plot.chart("", curves, values=False)},
+        {row["name"]: out / f"{row['name']}.png" for row in rows},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,226 @@
+"""xAR: who sees whom, and that sampling with a cache is sampling without one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgen import flow
+from imgen.conditioning import ClassLabels
+from imgen.decoding import Filters, Guidance, check_drawing, flow_entities
+from imgen.errors import UserError
+from imgen.generators import ENTITIES, make_xar
+from imgen.generators.xar import XAR, time_index
+from imgen.latents import LatentSpec
+
+GRID, CHANNELS, WIDTH = (4, 4), 3, 24
+KINDS = {
+    "token": {},
+    "cell": {"side": 2},
+    "subsample": {"stride": 2},
+    "scale": {"shares": (4, 2, 1)},
+    "image": {},
+}
+COND = {"label": jnp.array([0, 2])}
+
+
+def build(kind, **arguments):
+    arguments = {"dropout": 0.0, "steps": 3, "solver": "euler_maruyama", **arguments}
+    model = XAR(
+        ENTITIES[kind](GRID, **KINDS[kind]),
+        CHANNELS,
+        ClassLabels(3, WIDTH),
+        WIDTH,
+        (1, 1),
+        2,
+        **arguments,
+    )
+    return model, model.init_params(jax.random.key(0))
+
+
+def noise_of(model, batch=2):
+    """Start [B, L, C] and solver noise [T - 1, B, L, C]."""
+    shape = (batch, model.entities.length, CHANNELS)
+    return (
+        jax.random.normal(jax.random.key(1), shape),
+        jax.random.normal(jax.random.key(2), (model.steps - 1, *shape)),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_entity_depends_on_itself_and_those_before_it_only(kind):
+    model, params = build(kind)
+    entities = model.entities
+    x, t = noise_of(model, 1)[0], jnp.full((1, entities.count), 0.4)
+    run = jax.jit(lambda x, t: model.apply({"params": params}, x, t, {"label": jnp.array([1])}))
+    base = run(x, t)
+    for number in (0, entities.count // 2, entities.count - 1):
+        first = int(entities.starts[number])
+        for other in (run(x.at[:, first].add(1.0), t), run(x, t.at[:, number].set(0.9))):
+            changed = np.abs(np.asarray(other - base)).max(axis=(0, 2)) > 1e-6
+            np.testing.assert_array_equal(changed, entities.of_token >= number)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_sampling_is_sampling_without_a_cache(kind):
+    model, params = build(kind)
+    entities, times = model.entities, model.times()
+    start, xi = noise_of(model)
+    noise = flow_entities.given_noise(start, xi, entities.starts)
+    guidance = Guidance(3.0, "linear")
+    drawn = jax.jit(lambda params: flow_entities.sample_from(model, params, COND, noise, guidance))(
+        params
+    )
+
+    weight = flow_entities.weights(model, guidance)
+    assert weight[0] == (3 if kind == "image" else 1)
+    assert weight[-1] == 3
+    null, both = jnp.arange(4) >= 2, {"label": jnp.tile(COND["label"], 2)}
+    run = jax.jit(lambda x, t: model.apply({"params": params}, x, t, both, null))
+    x = jnp.zeros_like(start)
+    for number in range(entities.count):
+        own = entities.of_token == number
+        x = x.at[:, own].set(start[:, own])
+        for i in range(model.steps):
+            t = np.zeros((4, entities.count), np.float32)
+            t[:, number] = (time_index(times)[i] + 0.5) / 1000
+            v = run(jnp.tile(x, (2, 1, 1)), t)[:, own]
+            v = v[2:] + weight[number] * (v[:2] - v[2:])
+            dt, old = times[i + 1] - times[i], x[:, own]
+            new = old + dt * ((2 - times[i]) * v + old)
+            if i < model.steps - 1:
+                new += np.sqrt(-2 * times[i] * dt) * xi[i][:, own]
+            x = x.at[:, own].set(new)
+    np.testing.assert_allclose(drawn, x, atol=2e-4)
+
+
+def test_guidance_one_is_no_guidance_bit_for_bit():
+    model, params = build("cell")
+    ids, key = jnp.arange(2), jax.random.key(3)
+
+    def draw(guidance):
+        return jax.jit(
+            lambda params: flow_entities.sample(model, params, COND, key, ids, guidance)
+        )(params)
+
+    plain, guided = draw(Guidance(1.0)), draw(Guidance(4.0, "linear"))
+    np.testing.assert_array_equal(plain, draw(Guidance(1.0, "linear")))
+    # Grown from 1 the guidance leaves the first entity alone and changes the others.
+    np.testing.assert_allclose(plain[:, :4], guided[:, :4], atol=1e-5)
+    assert np.abs(plain - guided)[:, 4:].max() > 1e-2
+
+
+def test_an_image_depends_on_its_number_and_not_on_its_batch():
+    model, params = build("subsample", solver="heun", steps=2)
+
+    def draw(ids):
+        cond = {"label": jnp.asarray(ids) % 3}
+        return flow_entities.sample(model, params, cond, jax.random.key(0), jnp.asarray(ids))
+
+    np.testing.assert_allclose(draw([5, 7, 9])[1:2], draw([7]), atol=1e-5)
+    assert np.abs(draw([5, 7])[0] - draw([8, 7])[0]).max() > 0.1
+
+
+def test_the_order_inside_an_entity_is_a_matter_of_names():
+    """Tokens of the image in another order, with their positions, get the same velocities."""
+    model, params = build("image")
+    shuffled = np.random.default_rng(0).permutation(16)
+    other = model.clone(entities=ENTITIES["cell"](GRID, side=2))
+    order = np.asarray(other.entities.order)
+    other = model.clone(
+        entities=type(model.entities)(GRID, (16,), tuple(int(p) for p in order[shuffled]))
+    )
+    places = order[shuffled]
+    moved = {**params, **{f"positions_{i}": params[f"positions_{i}"][places] for i in range(2)}}
+    latents = jax.random.normal(jax.random.key(5), (1, *GRID, CHANNELS))
+    t, cond = jnp.full((1, 1), 0.7), {"label": jnp.array([1])}
+    one, two = (
+        m.to_latents(m.apply({"params": p}, m.to_codes(latents), t, cond))
+        for m, p in ((model, params), (other, moved))
+    )
+    np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_training_draws_a_time_for_each_entity_and_lowers_the_loss():
+    model, params = build("cell", dropout=0.1)
+    codes = jnp.ones((8, 16, CHANNELS)) * jnp.arange(3.0)
+    cond, null = {"label": jnp.arange(8) % 3}, jnp.zeros(8, bool)
+
+    @jax.jit
+    def step(params, key):
+        def loss(params):
+            error, weight, z_loss = model.apply(
+                {"params": params},
+                codes,
+                cond,
+                null,
+                key,
+                rngs={"dropout": key},
+                method="training_nll",
+            )
+            assert error.shape == weight.shape == (8, 16)
+            assert z_loss == 0
+            return jnp.mean(error) / CHANNELS
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, g: p - 0.03 * g, params, gradient)
+
+    losses = []
+    for i in range(60):
+        value, params = step(params, jax.random.key(i))
+        losses.append(float(value))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_evaluation_draws_for_an_image_by_its_latents_only():
+    model, params = build("cell")
+    codes = jax.random.normal(jax.random.key(0), (2, 16, CHANNELS))
+    run = jax.jit(lambda *args: model.apply({"params": params}, *args, method="evaluation_nll"))
+    one = run(codes, COND)
+    other = run(codes[::-1], {"label": COND["label"][::-1]})
+    np.testing.assert_allclose(one, other[::-1], rtol=1e-5)
+    # Another draw of times and noise would give another loss.
+    assert abs(float(run(codes.at[0, 0, 0].add(1e-3), COND)[0] - one[0])) > 1e-3
+
+
+def test_evaluations_are_counted():
+    model, _ = build("cell", steps=10)
+    assert model.evaluations == 4 * 10 + 3
+    assert model.clone(solver="heun").evaluations == 4 * 19 + 3
+    assert len(flow.sde_times(10)) == 11
+
+
+SPEC = LatentSpec("continuous", GRID, CHANNELS)
+CLASSES = {"name": "class", "num_classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entity": "cel"}, "entity 'cel' is none of"),
+        ({"entity": "cell", "entity_options": {"stride": 2}}, "stride"),
+        ({"heads": 5}, "not divisible by 5"),
+        ({"solver": "rk4"}, "solver 'rk4'"),
+        ({"depth": (1, 0)}, "depth"),
+        ({"spec": LatentSpec("index", GRID, 8)}, "continuous"),
+        ({"conditioning": {"name": "text", "num_slots": 4}}, "class"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    base = dict(entity="token", conditioning=CLASSES, width=24, depth=(1, 1), heads=2)
+    with pytest.raises(UserError, match=message):
+        make_xar(**{"spec": SPEC, **base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("guidance", "filters", "message"),
+    [
+        (Guidance(), Filters(top_k=5), "top_k"),
+        (Guidance(), Filters(temperature=0.9), "temperature"),
+        (Guidance(2.0, interval=1), Filters(), "guidance_interval"),
+    ],
+)
+def test_flows_refuse_what_filters_codes(guidance, filters, message):
+    model, _ = build("cell")
+    with pytest.raises(UserError, match=message):
+        check_drawing(model, guidance, filters)

@@ -1,0 +1,161 @@
+"""Per-token heads of continuous latents: MAR's diffusion and Ming's rectified flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imgen import diffusion
+from imgen.generators.denoisers import guide_twice, renorm
+from imgen.interop import denoisers
+from imgen.interop.table import from_official, to_official
+from tests.parity.compare import assert_close
+from tests.parity.golden import Golden
+
+
+def load(g: Golden, rows, like):
+    official = g.params()
+    params = from_official(rows, official, like)
+    back = to_official(rows, params)
+    assert back.keys() == official.keys()
+    for key, value in official.items():
+        np.testing.assert_array_equal(back[key], value)
+    return params
+
+
+def both_tolerances(g: Golden) -> str:
+    return "rtol {rtol} atol {atol}".format(**g.meta["tolerance"])
+
+
+def assert_close_to_largest(actual, expected, share: float = 1e-4):
+    expected = np.asarray(expected)
+    assert np.abs(np.asarray(actual) - expected).max() < share * np.abs(expected).max()
+
+
+def mar_case(g: Golden) -> None:
+    head, tolerance = denoisers.mar_head_from_config(g.config), both_tolerances(g)
+    mlp = head.denoiser(jnp.float32).clone(time_features=g.config["time_freq_dim"])
+    target, z = jnp.asarray(g.input("target")), jnp.asarray(g.input("z"))
+    like = jax.eval_shape(mlp.init, jax.random.key(0), target, jnp.zeros(()), z)["params"]
+    params = load(g, denoisers.mar_rows(), {"denoiser": like})["denoiser"]
+
+    process = head.process()
+    np.testing.assert_array_equal(process.index, g.meta["sample_timestep_map"])
+    np.testing.assert_allclose(process.betas, g.meta["sample_betas"], rtol=1e-6)
+    tables = diffusion.cosine_process(g.config["train_steps"]).tables()
+    t, eps, mask = g.input("t"), g.input("noise"), g.input("mask")
+    assert_close(diffusion.noised(tables, target, eps, t), g.out("x_t"), tolerance)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss_fn(params):
+        run = lambda *args: mlp.apply({"params": params}, *args)  # noqa: E731
+        errors = head.errors(run, target, t, eps, z)
+        return jnp.sum(errors * mask) / jnp.sum(mask)
+
+    net = mlp.apply({"params": params}, g.out("x_t"), t, z)
+    mse, vb = diffusion.loss_terms(tables, net, target, eps, t)
+    for name, found in (("net", net), ("mse", mse), ("vb", vb), ("loss_per_token", mse + vb)):
+        assert_close(found, g.out(name), tolerance)
+    loss, gradient = loss_fn(params)
+    assert_close(loss, g.out("loss"), tolerance)
+    official = to_official(denoisers.mar_rows(), {"denoiser": jax.device_get(gradient)})
+    norms = [np.linalg.norm(official[key]) for key in g.meta["grad_norm_keys"]]
+    assert_close(norms, g.out("grad_norms"), tolerance)
+    check_mar_sampling(g, head, mlp, params)
+
+
+def check_mar_sampling(g: Golden, head, mlp, params) -> None:
+    process, weight = head.process(), 2.5  # the weight and the temperatures are in the description
+    given, null = jnp.asarray(g.input("z_cond")), jnp.asarray(g.input("z_uncond"))
+    batch = len(given)
+
+    def run(method, *args):
+        return mlp.apply({"params": params}, *args, method=method)
+
+    def noise_of(name):
+        """Recorded noise [step, row, C] of the first half of the rows, as `sample` asks for it."""
+        found = jnp.concatenate([g.input("init_noise")[None], g.input(name)[:, :batch]])
+        return lambda step: found[step + 1]
+
+    sample = jax.jit(
+        lambda null, weight, temperature, name: head.sample(
+            run, given, null, weight, noise_of(name), temperature
+        ),
+        static_argnums=(2, 3),
+    )
+    assert_close_to_largest(sample(None, 1.0, 0.95, "step_noise"), g.out("sample_cfg1"))
+    guided = sample(null, weight, 1.0, "step_noise_cfg")
+    assert_close_to_largest(guided, g.out("sample_cfg")[:batch])
+
+    # Single steps. Official guidance carries the unconditional rows along, with a variance of their own.
+    @jax.jit
+    def steps(rows, index, x, noise, temperature, weight):
+        """The reverse step of all `rows` at x [R, C]: conditional first, then unconditional."""
+        z = jnp.concatenate([given, null])[: len(x)]
+        output = run("__call__", jnp.tile(x[:batch], (len(x) // batch, 1)), index, z)
+        eps, v = jnp.split(output, 2, axis=-1)
+        if len(x) > batch:
+            eps = jnp.tile(eps[batch:] + weight * (eps[:batch] - eps[batch:]), (2, 1))
+        return diffusion.reverse_step(rows, x, eps, v, temperature * noise)
+
+    tolerance, x, noise = both_tolerances(g), g.input("p_x"), g.input("p_noise")
+    rows = [jax.tree.map(lambda a, i=i: a[i], process.tables()) for i in range(process.steps)]
+    plain, pair = g.out("p_sample_cfg1"), g.out("p_sample_cfg")
+    for i, index in enumerate(process.index):
+        assert_close(steps(rows[i], index, x[:batch], noise[:batch], 0.8, 1.0), plain[i], tolerance)
+        assert_close(steps(rows[i], index, x, noise, 1.0, weight), pair[i], tolerance)
+    state = jnp.tile(g.input("init_noise"), (2, 1))
+    for i, recorded in zip(reversed(range(process.steps)), g.input("step_noise_cfg"), strict=True):
+        state = steps(rows[i], process.index[i], state, recorded, 1.0, weight)
+    assert_close_to_largest(state, g.out("sample_cfg"))
+
+
+def ming_case(g: Golden) -> None:
+    head, tolerance = denoisers.ming_head_from_config(g.config), both_tolerances(g)
+    features, mlp = head.output(0.02, jnp.float32), head.denoiser(jnp.float32)
+    hidden, x, t = (jnp.asarray(g.input(name)) for name in ("hidden", "x", "t"))
+    key, z = jax.random.key(0), jnp.zeros((len(x), *head.logits_shape))
+    like = {
+        "head_0": jax.eval_shape(features.init, key, hidden)["params"],
+        "denoiser": jax.eval_shape(mlp.init, key, x, t, z)["params"],
+    }
+    params = load(g, denoisers.ming_rows(), like)
+    gate_up = params["denoiser"]["block_0"]["ffn"]["gate_up"]["kernel"]
+    assert gate_up.shape[-1] == g.config["swiglu_hidden"]
+    np.testing.assert_allclose(head.grid()[:-1], g.meta["times"], rtol=1e-6)
+    shifted = np.array(g.meta["shifted_times"])
+    other = denoisers.FlowHead(**{**vars(head), "shift": 2.5})
+    np.testing.assert_allclose(other.grid(), shifted, atol=1e-6)
+
+    def run(method, *args):
+        return mlp.apply({"params": params["denoiser"]}, *args, method=method)
+
+    z = features.apply({"params": params["head_0"]}, hidden)
+    assert_close(z, g.out("z"), tolerance)
+    # Ming's velocity points from noise to data.
+    assert_close(-run("__call__", x, 1000 * t, z), g.out("velocity"), tolerance)
+
+    branches = [row[None] for row in z]  # everything, nothing, all but the text
+    text, image = 3.0, 1.1
+    single = head.guide(text)
+
+    def twice(given, null, textless):
+        return guide_twice(given, null, textless, text, image)
+
+    for name, sampler, count, combine, temperature in (
+        ("sample_1", head, 1, lambda v: v, 1.0),
+        ("sample_2", head, 2, single, 1.0),
+        ("sample_2_renorm", head, 2, lambda c, u: renorm(single(c, u), c), 1.0),
+        ("sample_3", head, 3, twice, 0.9),
+        ("sample_3_shift", other, 3, twice, 1.0),
+    ):
+        drawn = jax.jit(
+            lambda noise, s=sampler, n=count, c=combine, k=temperature: s.integrate(
+                run, branches[:n], c, lambda _: noise, k
+            )
+        )(g.input("noise"))
+        # All branches end with the same token.
+        assert_close(np.tile(drawn, (count, 1)), g.out(name), tolerance)
+
+
+CASES = {"mar_diffloss": mar_case, "ming_rf_head": ming_case}
