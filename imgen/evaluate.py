@@ -5,6 +5,8 @@ Prints one JSON object and writes it to RUN/evaluation.json. Metrics:
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
   likelihood      cross-entropy of the generator, in nats per code and per image
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
+`--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
+(`imgen.evaluation.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import numpy as np
 from imgen import cli, config
 from imgen.data.loader import eval_batches
 from imgen.errors import UserError
+from imgen.evaluation import replay
 from imgen.evaluation.codes import bigram_cross_entropy, entropy
 from imgen.runs import build_tokenizer, load_generator, load_tokenizer
 from imgen.stages import eval_transform, evaluation_task, open_source, reading
@@ -37,13 +40,25 @@ METRICS = ("reconstruction", "prefixes", "likelihood", "baselines")
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(prog="imgen.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, metavar="RUN")
-    parser.add_argument("--metrics", help=f"of {', '.join(METRICS)} (default: all)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", metavar="RUN", help="a trained run")
+    what.add_argument(
+        "--detections", metavar="FILE", help="detections of objects in images, stored"
+    )
+    parser.add_argument(
+        "--metrics",
+        help=f"of a run: of {', '.join(METRICS)} (default: all); "
+        f"of detections: one of {', '.join(replay.METRICS)}",
+    )
     parser.add_argument("--num", type=int, help="held-out images (default: all)")
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(argv)
     if args.batch_size < 1 or (args.num is not None and args.num < 1):
         parser.error("--num and --batch_size must be at least 1")
+    if args.detections is not None:
+        if args.num is not None:
+            parser.error("--num goes with --workdir; of --detections, all images are scored")
+        return replay.main(args.metrics, args.detections)
     settings = config.read_config(args.workdir)
     there = _measurable(settings)
     metrics = args.metrics.split(",") if args.metrics else there
