@@ -21,8 +21,8 @@ ARGS = (*SIZES, "smoke")
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, options = choose(arg, SIZES, __file__)
-    base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
-    config = base(",".join(["vq16", *options]))
+    vq = runpy.run_path(str(Path(__file__).with_name("vq.py")))
+    config = vq["get_config"](",".join(["vq16", *options]))
     config.tokenizer = dict(name="bae", bits=int(size.removeprefix("bae_")), dtype="bfloat16")
     stage = config.train.tokenizer
     # The published loss is of images in [0, 1], ours of [-1, 1].
@@ -31,11 +31,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         discriminator="patchgan", weight=1.0, start=30_001, adaptive=True, adaptive_most=1.0
     )
     if "smoke" in options:
-        config.tokenizer.update(
-            ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4, z_channels=8, dtype="float32"
-        )
-        small = dict(name="patchgan", ndf=8, n_layers=2)
-        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
+        config.tokenizer.update(**vq["SMALL"], z_channels=8, attention_levels=(), dtype="float32")
+        stage.adversary = dict(stage.adversary, start=3, discriminator=vq["SMALL_PATCHGAN"])
     else:
         stage.update(steps=1_000_000, batch_size=256)
     return config

@@ -23,8 +23,8 @@ BATCH_SIZE = 96
 
 def get_config(arg: str | None = None) -> ConfigDict:
     _, options = choose(arg, SIZES, __file__)
-    base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
-    config = base(",".join(["vq16", *options]))
+    vq = runpy.run_path(str(Path(__file__).with_name("vq.py")))
+    config = vq["get_config"](",".join(["vq16", *options]))
     config.tokenizer = dict(name="kl16", dtype="bfloat16")
     stage = config.train.tokenizer
     stage.reconstruction = "l1"
@@ -38,10 +38,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
             stage[name].clip_norm = None
     if "smoke" in options:
         config.tokenizer = dict(
-            name="kl16", ch=8, ch_mult=(1, 2), num_res_blocks=1, groups=4, embed_dim=4
+            name="kl16", embed_dim=4, encoder_attention_levels=(), **vq["SMALL"]
         )
-        small = dict(name="patchgan", ndf=8, n_layers=2)
-        stage.adversary = dict(stage.adversary, start=3, discriminator=small)
+        stage.adversary = dict(stage.adversary, start=3, discriminator=vq["SMALL_PATCHGAN"])
     else:
         stage.update(steps=443_000, batch_size=BATCH_SIZE)
     return config

@@ -11,7 +11,8 @@ trains the decoder on pixels. One stage, as TA-TiTok and the newer checkpoints: 
 titok_sl256 (VQ) and titok_ll32_vae, titok_bl64_vae, titok_bl128_vae. The published perceptual loss
 compares logits of ConvNeXt-S, which is not built: LPIPS, where a weights file is given, stands for it.
 Published rFID: L-32 2.21, B-64 1.70, S-128 1.71; BL-64 2.06, BL-128 1.49, SL-256 1.03; VAE 1.61, 1.25,
-0.84. Not reproduced here. `smoke` is for the models of one stage.
+0.84. Not reproduced here. `smoke` is for seconds on drawn shapes; the proxy of the two stages is then
+configs/vq.py:maskgit_vqgan,smoke.
 """
 
 import runpy
@@ -34,14 +35,11 @@ DECAY = ((r"embed", 0.0), (r"kernel$", 1.0), (".*", 0.0))
 
 def get_config(arg: str | None = None) -> ConfigDict:
     name, options = choose(arg, SIZES, __file__)
-    if (name not in TWO_STAGES and "stage1" in options) or (
-        name in TWO_STAGES and "smoke" in options
-    ):
-        raise UserError(
-            f"configs/titok.py: stage1 is for {', '.join(TWO_STAGES)}, smoke for the others"
-        )
+    if name not in TWO_STAGES and "stage1" in options:
+        raise UserError(f"configs/titok.py: stage1 is for {', '.join(TWO_STAGES)}")
     base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
-    config = base("vq16,smoke" if "smoke" in options else "vq16")
+    config = base("maskgit_vqgan,smoke" if "smoke" in options else "vq16")
+    proxy = config.tokenizer.to_dict()  # of the smoke variant; MaskGIT's own is the models' default
     config.tokenizer = dict(name=name, dtype="bfloat16")
     stage = config.train.tokenizer
     optimizer = dict(
@@ -64,7 +62,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.init.parts = dict(proxy="")
         stage.update(steps=1_000_000)
         stage.optimizer.betas = (0.9, 0.99)
-        del stage["adversary"], stage["disc_optimizer"]
     elif name in TWO_STAGES:
         config.init.parts = dict(proxy="")
         stage.update(steps=500_000, perceptual_weight=0.1)
@@ -77,11 +74,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
         if name in VQ:
             stage.online_clustering = True
     if "smoke" in options:
-        small = dict(image_size=32, num_latents=8, encoder_size=(32, 2, 2), decoder_size=(32, 2, 2))
-        config.tokenizer.update(**small, dtype="float32")
+        size = dict(
+            encoder_size=(32, 1, 2), decoder_size=(32, 1, 2), encoder_patch=4, decoder_patch=4
+        )
+        config.tokenizer.update(**size, image_size=16, num_latents=8, dtype="float32")
+        if name in TWO_STAGES:
+            config.tokenizer.proxy = proxy
         stage.update(steps=4, batch_size=8)
-        small = dict(name="nlayer", hidden_channels=8, num_stages=2, groups=4)
+        small = dict(name="nlayer", hidden_channels=8, num_stages=1, groups=4)
         stage.adversary = dict(stage.adversary, start=3, discriminator=small)
         for which in ("optimizer", "disc_optimizer"):
             stage[which].schedule.warmup_steps = 1
+    if "stage1" in options:  # it makes codes, no pictures
+        del stage["adversary"], stage["disc_optimizer"]
     return config

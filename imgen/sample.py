@@ -5,7 +5,8 @@ depends on the seed and its number only, not (but for rounding) on the batch siz
 
 Of a run that trained a tokenizer only, it draws reconstructions of held-out images in the same files;
 grid.png then shows pairs original | reconstruction, samples.npz holds `originals` too, and of tokenizers that
-can decode any number of tokens tokens.png shows original | 1, 2, 4, ... tokens.
+can decode any number of tokens tokens.png shows original | 1, 2, 4, ... tokens. Only where decoding is random
+(FlexTok) do the seed and the guidance have a meaning there.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from imgen.training import prefetch
 from imgen.training.generator_task import sampler
 from imgen.training.prefetch import to_global
 from imgen.training.progress import Progress
-from imgen.training.reconstructions import is_nested, reconstructor, stripper
+from imgen.training.reconstructions import draws, is_nested, reconstructor, stripper
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.sample")
@@ -99,25 +100,38 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def reconstruct(args, out: Path) -> None:
-    """Held-out images through a run's tokenizer."""
+    """Held-out images through a run's tokenizer. Raises UserError for a flag that has no meaning for it."""
     run, settings = load_tokenizer(args.workdir), config.read_config(args.workdir)
+    tokenizer = run.module
+    idle = ["labels", "temperature", "top_k", "top_p"]
+    idle += [] if hasattr(tokenizer, "guidance_scale") else ["guidance"]
+    if given := [f"--{name}" for name in idle if getattr(args, name) is not None]:
+        raise UserError(
+            f"{args.workdir} trained a tokenizer only, whose reconstructions {', '.join(given)} cannot "
+            "change: leave it out"
+        )
+    if args.guidance is not None:
+        tokenizer = tokenizer.clone(guidance_scale=args.guidance)
+    key = (jax.random.key(args.seed),) if draws(tokenizer) else ()
     source, mesh = open_source(settings, "eval"), make_mesh()
     num = min(args.num, len(source))
+    progress = Progress("sample", num, noun="images")
     batches = eval_batches(
         source, eval_transform(settings), num_examples=num,
         batch_size=whole_batch(min(args.batch_size, num), mesh), **reading(settings),
     )  # fmt: skip
-    draw, originals, recon, first = reconstructor(run.module), [], [], None
-    with jax.set_mesh(mesh), prefetch.closing(batches):
+    draw, originals, recon, first = reconstructor(tokenizer), [], [], None
+    with jax.set_mesh(mesh), prefetch.closing(batches), contextlib.closing(progress):
         params = jax.device_put(run.params, replicated(mesh))
         for batch in batches:
             images_here = jax.device_put(batch["image"], batch_sharding(mesh))
             first = images_here if first is None else first
             read = batch["mask"] > 0
             originals.append(batch["image"][read])
-            recon.append(jax.device_get(draw(params, images_here))[read])
-        if is_nested(run.module):
-            strips = jax.device_get(stripper(run.module)(params, first[:8]))
+            recon.append(jax.device_get(draw(params, images_here, *key))[read])
+            progress.update(sum(map(len, recon)))
+        if is_nested(tokenizer):
+            strips = jax.device_get(stripper(tokenizer)(params, first[:8], *key))
             rows = strips.reshape(-1, *strips.shape[2:])
             images.save_png(
                 out / "tokens.png", images.enlarge(images.grid(rows, columns=strips.shape[1]))

@@ -13,6 +13,7 @@ import pytest
 from imgen import cli, config, evaluate, paths, train
 from imgen.data.latents import LatentsWriter
 from imgen.latents import LatentSpec
+from imgen.runs import load_tokenizer
 from imgen.stages import evaluation_task
 from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
@@ -151,20 +152,35 @@ def test_vq_trains_with_its_discriminator(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["vq.py:maskgit_vqgan", "kl.py:kl16", "titok.py:titok_bl64", "binary_1d.py:binary_1d",
-     "flextok.py:flextok_d12_d12"],
-)  # fmt: skip
+    ["kl.py:kl16", "titok.py:titok_bl64", "binary_1d.py:binary_1d", "flextok.py:flextok_d12_d12"],
+)
 def test_a_tokenizers_recipe_trains_in_its_smoke_variant(name, tmp_path):
-    rows = smoke(f"configs/{name},smoke", tmp_path)
-    losses = [row["loss"] for row in rows if "loss" in row]
-    assert len(losses) == 4 and np.isfinite(losses).all()
-    if "flextok" not in name:  # whose training makes no pictures to judge
-        assert [row["disc_grad_norm"] > 0 for row in rows if "loss" in row] == [
-            False,
-            False,
-            True,
-            True,
-        ]
+    # FlexTok's training makes no pictures to judge.
+    assert_trained(smoke(f"configs/{name},smoke", tmp_path), adversarial="flextok" not in name)
+
+
+def assert_trained(rows: list[dict], adversarial: bool) -> None:
+    rows = [row for row in rows if "loss" in row]
+    assert len(rows) == 4 and np.isfinite([row["loss"] for row in rows]).all()
+    if adversarial:  # the discriminator starts at step 3
+        assert [row["disc_grad_norm"] > 0 for row in rows] == [False, False, True, True]
+
+
+def test_titok_trains_in_two_stages_on_the_codes_of_maskgits_vqgan(tmp_path):
+    proxy, first, second = (tmp_path / name for name in ("proxy", "first", "second"))
+    assert_trained(smoke("configs/vq.py:maskgit_vqgan,smoke", proxy), adversarial=True)
+    rows = smoke("configs/titok.py:titok_s128,stage1,smoke", first, f"init.parts.proxy={proxy}")
+    assert_trained(rows, adversarial=False)
+    assert rows[0]["proxy_loss"] == pytest.approx(np.log(64), rel=0.1)  # hardly trained: 64 codes
+    rows = smoke("configs/titok.py:titok_s128,smoke", second, f"init.tokenizer={first}")
+    assert_trained(rows, adversarial=True)
+    before, after = (paths.flatten(load_tokenizer(run).params) for run in (first, second))
+    for path, leaf in after.items():  # the parts that the second stage leaves alone
+        frozen = path.startswith(("encoder/", "latent_tokens", "quantizer/"))
+        assert np.array_equal(leaf, before[path]) == frozen, path
+    given = paths.flatten(load_tokenizer(proxy).params)
+    for path, leaf in given.items():
+        np.testing.assert_array_equal(before[f"proxy/{path}"], leaf)
 
 
 def test_elm_trains_on_bits_that_are_drawn_anew(tmp_path):

@@ -69,7 +69,7 @@ class Half(nn.Module):
 
     ch, ch_mult: level l has ch * ch_mult[l] channels.
     num_res_blocks: at every level.
-    attention_levels: levels whose ResBlocks are each followed by attention.
+    attention_levels: levels whose ResBlocks are each followed by attention; None is the last level.
     mid_blocks, mid_attention: of the middle, see `Middle`.
     out_activation: swish between the last norm and the last convolution.
     groups, dropout, use_bias, output_shortcut: of the ResBlocks, see `nn.conv.ResBlock`.
@@ -80,7 +80,7 @@ class Half(nn.Module):
     ch: int = 128
     ch_mult: Sequence[int] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
-    attention_levels: Sequence[int] = ()
+    attention_levels: Sequence[int] | None = ()
     mid_blocks: int = 2
     mid_attention: bool = True
     out_activation: bool = True
@@ -90,6 +90,14 @@ class Half(nn.Module):
     output_shortcut: bool = False
     patch: int = 1
     dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        self.ch_mult = tuple(self.ch_mult)
+        last = (len(self.ch_mult) - 1,)
+        self.attention_levels = (
+            last if self.attention_levels is None else tuple(self.attention_levels)
+        )
+        super().__post_init__()
 
     @property
     def factor(self) -> int:

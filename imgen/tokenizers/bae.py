@@ -7,28 +7,22 @@ the design space of language models for image generation" (ELM) uses as its toke
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
 from imgen.nn.conv import Conv
-from imgen.tokenizers.autoencoder import Decoder, Encoder
-from imgen.tokenizers.conv import ConvTokenizer
+from imgen.tokenizers.autoencoder import Decoder, Encoder, Half
+from imgen.tokenizers.conv import HALF, ConvTokenizer, passes_on
 from imgen.tokenizers.quantizers.bernoulli import Bernoulli
 
 
+@passes_on(HALF, to=Half)
 def bae(
     bits: int = 20,
-    ch: int = 128,
-    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
     num_res_blocks: int = 2,
     z_channels: int = 256,
     attention_levels: Sequence[int] | None = None,
     gen_mul: float = 1.0,
     norm_first: bool = True,
     code_weight: float = 0.0,
-    groups: int = 32,
-    dropout: float = 0.0,
-    patch: int = 1,
-    dtype: Any = jnp.float32,
+    **half: Any,
 ) -> ConvTokenizer:
     """ELM's binary autoencoder, on images in [0, 1], without activations behind the last norms.
 
@@ -37,23 +31,14 @@ def bae(
     attention_levels: None is the last level only (16x16 of 256x256), as published.
     gen_mul: the decoder has int(num_res_blocks * gen_mul) ResBlocks a level.
     norm_first: a norm in front of the decoder, as in ELM's released runs.
-    code_weight: see `quantizers.Bernoulli`. The others: see `autoencoder.Half`.
+    code_weight: see `quantizers.Bernoulli`. half: `conv.HALF`, see `autoencoder.Half`.
     """
-    last = (len(ch_mult) - 1,)
-    half = {
-        "ch": ch,
-        "ch_mult": tuple(ch_mult),
-        "attention_levels": last if attention_levels is None else tuple(attention_levels),
-        "out_activation": False,
-        "groups": groups,
-        "dropout": dropout,
-        "patch": patch,
-        "dtype": dtype,
-    }
+    half |= {"attention_levels": attention_levels, "out_activation": False}
+    encoder = Encoder(**half, num_res_blocks=num_res_blocks, z_channels=z_channels)
     return ConvTokenizer(
-        Encoder(**half, num_res_blocks=num_res_blocks, z_channels=z_channels),
+        encoder,
         Decoder(**half, num_res_blocks=int(num_res_blocks * gen_mul), norm_first=norm_first),
         Bernoulli(bits, z_channels, code_weight=code_weight),
-        quant_conv=Conv(bits, 1, dtype=dtype),
+        quant_conv=Conv(bits, 1, dtype=encoder.dtype),
         image_range="unit",
     )

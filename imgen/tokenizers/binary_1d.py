@@ -316,9 +316,9 @@ class Binary1D(nn.Module):
         """The last layer alone: tokens [B, h, w, D] -> float32 images [B, H, W, 3]."""
         return depth_to_space(self.to_pixel(hidden), self.patch_size).astype(jnp.float32)
 
-    def code_features(self, z: jax.Array) -> jax.Array:
-        """Features of a codebook's quantizer -> one row a position, among the codes: [N, D]."""
-        return self.quantizer.code_features(z)
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
+        return self.quantizer.code_features(z, codes)
 
     def __call__(
         self,

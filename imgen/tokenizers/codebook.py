@@ -7,6 +7,7 @@ sharded batch every device sees the same sums, keys and candidates, so that repl
 import jax
 import jax.numpy as jnp
 
+from imgen.tokenizers.quantizers.chunks import rows_per_device
 from imgen.tokenizers.quantizers.nearest import HIGHEST, nearest_codes
 
 CodebookState = dict[str, jax.Array]
@@ -151,17 +152,17 @@ def cluster_online(
 def nearest_features(features: jax.Array, table: jax.Array, max_bytes: int = 2**28) -> jax.Array:
     """The feature nearest to each code, the first of equals: [N, D], [K, D] -> int32 [K].
 
-    The codes are taken in chunks so that no tensor of over `max_bytes` is built: each needs one
-    smallest distance over all features, wherever they are.
+    The codes are taken in chunks so that no tensor of over `max_bytes` on a device is built: each needs
+    one smallest distance over all features, wherever they are.
     """
-    n, size = len(features), len(table)
+    size = len(table)
     lengths = jnp.square(features).sum(-1)[:, None]  # a code's own length is left out
 
     def search(codes: jax.Array) -> jax.Array:
         scores = lengths - 2.0 * jnp.matmul(features, codes.T, precision=HIGHEST)  # [N, chunk]
         return jnp.argmin(scores, axis=0).astype(jnp.int32)
 
-    chunk = max(1, max_bytes // (4 * n))
+    chunk = max(1, max_bytes // (4 * rows_per_device(len(features))))
     if chunk >= size:
         return search(table)
     chunks = -(-size // chunk)

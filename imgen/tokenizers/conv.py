@@ -3,18 +3,18 @@
 `vq`, `bae` and `kl` hold the published ones. All of them are one module put together from parts.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv
-from imgen.tokenizers.autoencoder import Decoder, Encoder
+from imgen.tokenizers.autoencoder import Decoder, Encoder, Half
 from imgen.tokenizers.quantizers import QUANTIZERS
 
 
@@ -72,9 +72,9 @@ class ConvTokenizer(nn.Module):
         """Latents -> images [B, H, W, 3], not clipped."""
         return self.project(self._hidden(self.quantizer.decode(latents)))
 
-    def code_features(self, z: jax.Array) -> jax.Array:
-        """Features -> rows in the space of the codes, one a code: [..., D] -> [N, D]. With a codebook."""
-        return self.quantizer.code_features(z)
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
+        return self.quantizer.code_features(z, codes)
 
     def project(self, hidden: jax.Array) -> jax.Array:
         """The decoder's last convolution alone, for the adaptive adversarial weight."""
@@ -102,46 +102,53 @@ class ConvTokenizer(nn.Module):
         return self.decoder.hidden(values, deterministic)
 
 
+Builder = Callable[..., ConvTokenizer]
+# Fields of `autoencoder.Half` that every builder takes.
+HALF = ("ch", "ch_mult", "groups", "dropout", "patch", "dtype")
+
+
+def passes_on(names: Sequence[str], to: Callable) -> Callable[[Builder], Builder]:
+    """Says of a builder that its `**keywords` are these arguments of `to`: in its signature, in which
+    `imgen.construct` looks for what a config may say."""
+    theirs = inspect.signature(to).parameters
+    passed = [theirs[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
+
+    def with_signature(builder: Builder) -> Builder:
+        signature = inspect.signature(builder)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        builder.__signature__ = signature.replace(parameters=[*own, *passed])
+        return builder
+
+    return with_signature
+
+
+@passes_on(HALF, to=Half)
 def conv(
     quantizer: nn.Module | Mapping[str, Any],
-    ch: int = 128,
-    ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
     num_res_blocks: int = 2,
     z_channels: int = 256,
     attention_levels: Sequence[int] | None = None,
     mid_attention: bool = True,
-    groups: int = 32,
-    dropout: float = 0.0,
-    patch: int = 1,
-    dtype: Any = jnp.float32,
+    **half: Any,
 ) -> ConvTokenizer:
     """LlamaGen's encoder and decoder around any quantizer, with a 1x1 convolution on either side of it.
 
     quantizer: a module, or its name in `QUANTIZERS` with its arguments: {"name": "fsq", "levels": ...}.
+    num_res_blocks: at every level of the encoder; the decoder has one more.
     z_channels: between the halves and the 1x1 convolutions.
     attention_levels: of both halves; None puts attention at the last level only, as published.
-    The others: see `autoencoder.Half`. The decoder has one ResBlock a level more than the encoder.
+    half: `HALF`, see `autoencoder.Half`.
     """
     if not isinstance(quantizer, nn.Module):
         quantizer = make_quantizer(**quantizer)
-    last = (len(ch_mult) - 1,)
-    half = {
-        "ch": ch,
-        "ch_mult": tuple(ch_mult),
-        "attention_levels": last if attention_levels is None else tuple(attention_levels),
-        "mid_attention": mid_attention,
-        "groups": groups,
-        "dropout": dropout,
-        "patch": patch,
-        "dtype": dtype,
-    }
-    return ConvTokenizer(
-        Encoder(**half, num_res_blocks=num_res_blocks, z_channels=z_channels),
-        Decoder(**half, num_res_blocks=num_res_blocks + 1),
-        quantizer,
-        Conv(quantizer.layout.features_in, 1, dtype=dtype),
-        Conv(z_channels, 1, dtype=dtype),
+    half |= {"attention_levels": attention_levels, "mid_attention": mid_attention}
+    encoder = Encoder(**half, num_res_blocks=num_res_blocks, z_channels=z_channels)
+    decoder = Decoder(**half, num_res_blocks=num_res_blocks + 1)
+    before, behind = (
+        Conv(channels, 1, dtype=encoder.dtype)
+        for channels in (quantizer.layout.features_in, z_channels)
     )
+    return ConvTokenizer(encoder, decoder, quantizer, before, behind)
 
 
 def make_quantizer(name: str | None = None, **arguments: Any) -> nn.Module:

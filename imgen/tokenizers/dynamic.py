@@ -272,8 +272,9 @@ class DynamicTokenizer(nn.Module):
         keep = self.select(features, rng)
         return _kept_rows(self.code_inputs(features, keep), keep)
 
-    def code_features(self, z: jax.Array) -> jax.Array:
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
         """Features -> one row a position, among the codes, without gradient: [N, codebook_dim]."""
+        del codes
         return jax.lax.stop_gradient(z).reshape(-1, self.codebook_dim)
 
     def __call__(

@@ -173,9 +173,9 @@ class FlexTok(nn.Module):
         """Latents [B, h, w, C] -> what is quantised, float32 [B, K, F]."""
         return self.encoder(latents)
 
-    def code_features(self, z: jax.Array) -> jax.Array:
-        """Features of a codebook's quantizer -> one row a code, among the codes: [N, D]."""
-        return self.quantizer.code_features(z)
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
+        return self.quantizer.code_features(z, codes)
 
     def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """Images [B, H, W, 3] -> codes int32 [B, K]; a key samples the VAE's posterior."""

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgen.errors import UserError
 from imgen.nn.adaln import Modulation, layer_norm, modulate
 from imgen.nn.constrain import constrain
 from imgen.nn.conv import depth_to_space, space_to_depth
@@ -39,6 +40,10 @@ class RegisterAttention(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[B, T, D] -> [B, T, D]; mask: bool [T, T], what is False is not seen."""
         width = x.shape[-1]
+        if width % self.head_dim:
+            raise UserError(
+                f"heads of {self.head_dim} channels do not divide a width of {width}: change head_dim"
+            )
         qkv = nn.DenseGeneral(
             (3, width // self.head_dim, self.head_dim),
             use_bias=False,

@@ -64,6 +64,12 @@ def delayed_weight(weight: float, step: jax.Array, start: int) -> jax.Array:
     return jnp.where(step >= start, weight, 0.0)
 
 
+def annealed(step: jax.Array, extra: float, steps: int) -> jax.Array:
+    """1 + extra at step 0, 1 from step `steps` on, a straight line between. Steps count from 0, as in MaskBit
+    (modeling/quantizer/lookup_free.py) and bsq-vit (losses/vqperceptual.py)."""
+    return 1.0 + extra * jnp.maximum(0.0, 1.0 - step / steps)
+
+
 def adaptive_weight(
     last_layer: Callable[[jax.Array], jax.Array],
     kernel: jax.Array,

@@ -22,12 +22,11 @@ from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import depth_to_space
 from imgen.nn.vit import ViT
 from imgen.tokenizers.conv import ConvTokenizer, make_quantizer
-from imgen.tokenizers.vq import maskgit_vqgan, vq
+from imgen.tokenizers.vq import maskgit_vqgan
 
 # (width, layers, heads)
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
 HEADS = ("pixels", "codes", "mixture")
-PROXIES = {"maskgit_vqgan": maskgit_vqgan, "vq": vq}
 
 
 def linear(features: int, dtype: Any, name: str | None = None) -> nn.Dense:
@@ -164,8 +163,7 @@ class TiTok(nn.Module):
         "mixture": the second stage: the proxy's decoder draws the mixture of its codes, weighted by
             their probabilities. Encoder, latent tokens and quantizer are frozen; decoder and proxy
             (its codebook and its decoder; the encoder is gone) are trained by reconstruction losses.
-    proxy: with "codes" and "mixture", a tokenizer with a codebook whose grid is the decoder's: a module,
-        or its name in PROXIES with its arguments.
+    proxy: with "codes" and "mixture", a tokenizer with a codebook whose grid is the decoder's.
     legacy: see `Encoder`; the published two-stage models are so.
     causal_1d: the encoder's latent k sees latents up to k only, and patches see no latents, so that
         code k does not depend on the later queries. Not in the papers.
@@ -180,7 +178,7 @@ class TiTok(nn.Module):
     encoder_patch: int = 16
     decoder_patch: int = 16
     head: Literal["pixels", "codes", "mixture"] = "pixels"
-    proxy: ConvTokenizer | Mapping[str, Any] | None = None
+    proxy: ConvTokenizer | None = None
     legacy: bool = False
     causal_1d: bool = False
     remat: bool = False
@@ -189,8 +187,6 @@ class TiTok(nn.Module):
     def __post_init__(self):
         if not isinstance(self.quantizer, nn.Module):
             self.quantizer = make_quantizer(**self.quantizer)
-        if self.proxy is not None and not isinstance(self.proxy, nn.Module):
-            self.proxy = make_proxy(**{"dtype": self.dtype, **self.proxy})
         super().__post_init__()
 
     def setup(self):
@@ -235,11 +231,14 @@ class TiTok(nn.Module):
                 f"pixels; the head is {self.head}"
             )
         if self.proxy is not None:
-            grid = (self.image_size // self.decoder_patch,) * 2
-            theirs = self.proxy.spec(size).grid
-            if theirs != grid:
+            grid, theirs = (self.image_size // self.decoder_patch,) * 2, self.proxy.spec(size)
+            if not isinstance(self.proxy, ConvTokenizer) or theirs.kind != "index":
                 raise UserError(
-                    f"the proxy has a grid of {theirs}, the decoder one of {grid}: "
+                    "tokenizer.proxy must be a convolutional tokenizer with codes, as vq is"
+                )
+            if theirs.grid != grid:
+                raise UserError(
+                    f"the proxy has a grid of {theirs.grid}, the decoder one of {grid}: "
                     f"change tokenizer.decoder_patch"
                 )
         if self.legacy and self.causal_1d:
@@ -304,9 +303,9 @@ class TiTok(nn.Module):
             return 2.0 * self.pixel_head.project(hidden) - 1.0
         return self.proxy.project(hidden)
 
-    def code_features(self, z: jax.Array) -> jax.Array:
-        """Features -> rows in the space of the codes, one a code: [..., D] -> [N, D]. With a codebook."""
-        return self.quantizer.code_features(z)
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
+        return self.quantizer.code_features(z, codes)
 
     def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> dict[str, Any]:
         """A training pass (see `tokenizers`). Without `recon` where the head makes codes."""
@@ -339,13 +338,6 @@ def repeat(tokens: jax.Array, batch: int, dtype: Any) -> jax.Array:
     return jnp.broadcast_to(tokens.astype(dtype), (batch, *tokens.shape))
 
 
-def make_proxy(name: str | None = None, **arguments: Any) -> ConvTokenizer:
-    """A proxy by its name in `PROXIES`. Raises UserError for a name or an argument that there isn't."""
-    if name not in PROXIES:
-        raise UserError(f"tokenizer.proxy.name {name!r} is none of {', '.join(PROXIES)}")
-    return construct(PROXIES[name], arguments, "tokenizer.proxy")
-
-
 def named_size(size: str | Sequence[int]) -> tuple[int, int, int]:
     """A name of SIZES, or itself."""
     if not isinstance(size, str):
@@ -369,7 +361,6 @@ def _preset(encoder: str, decoder: str, latents: int, **others: Any) -> dict[str
 _TWO_STAGES = {
     "quantizer": _vq(4096, 12, True),
     "head": "mixture",
-    "proxy": {"name": "maskgit_vqgan"},
     "legacy": True,
 }
 _VQ = {"quantizer": _vq(8192, 64, False)}
@@ -388,4 +379,15 @@ PRESETS = {
     "titok_bl64_vae": _preset("base", "large", 64, **_VAE),
     "titok_bl128_vae": _preset("base", "large", 128, **_VAE),
 }
-BUILDERS = {name: functools.partial(TiTok, **preset) for name, preset in PRESETS.items()}
+
+
+def published(name: str, **changes: Any) -> TiTok:
+    """The model PRESETS[name] with changes. Where its head needs a proxy, that is MaskGIT's VQGAN unless
+    another is given. Raises UserError for an argument that TiTok doesn't have."""
+    arguments = {**PRESETS[name], **changes}
+    if arguments.get("head", "pixels") != "pixels" and "proxy" not in changes:
+        arguments["proxy"] = maskgit_vqgan(dtype=arguments.get("dtype", jnp.float32))
+    return construct(TiTok, arguments, "tokenizer")
+
+
+BUILDERS = {name: functools.partial(published, name) for name in PRESETS}

@@ -69,10 +69,13 @@ def tend(
         return put(state, care, lambda table: jnp.where(dead[:, None], found, table))
 
     step = state["step"]
-    turn = (step > 0) & (step % max(restart_every, 1) == 0) & (restart_every > 0)
     touched = {name: state[name] for name in ("params", "ema", "usage") if name in state}
-    which = jnp.where((step == 0) & kmeans, 1, jnp.where(turn, 2, 0))
-    return {**state, **jax.lax.switch(which, [lambda s: s, start, restart], touched)}
+    if kmeans:
+        touched = jax.lax.cond(step == 0, start, lambda s: s, touched)
+    if restart_every:
+        turn = (step > 0) & (step % restart_every == 0)
+        touched = jax.lax.cond(turn, restart, lambda s: s, touched)
+    return {**state, **touched}
 
 
 def put(tree: Any, path: Sequence[str], value: Any) -> Any:

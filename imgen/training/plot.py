@@ -121,9 +121,45 @@ def chart(title: str, series: Sequence[Series], *, log: bool = False, values: bo
     return "".join([*parts, "</svg>"])
 
 
+def place_labels(
+    anchors: Sequence[tuple[float, float, float]],
+    dots: Sequence[tuple[float, float]],
+    right: float,
+    top: float,
+    bottom: float,
+) -> list[tuple[float, float]]:
+    """Where labels of one line stand beside their points: the left end and the middle, (x, y), of each.
+
+    anchors: (x, y, width of the label) of each point, in pixels; dots: all points.
+    A label stands to the right of its point, or to the left where it would pass `right`. It moves up or down,
+    as little as it can within [top, bottom], until it covers no label before it and no dot; where there is no
+    such place, it may cover dots.
+    """
+    line, taken = 14.0, []
+    shifts = [
+        sign * i * line / 2 for i in range(int(2 * (bottom - top) / line)) for sign in (1, -1)
+    ]
+
+    def free(x: float, y: float, width: float, avoid_dots: bool) -> bool:
+        if not top <= y <= bottom:
+            return False
+        if avoid_dots and any(-4 < dx - x < width + 4 and abs(dy - y) < 9 for dx, dy in dots):
+            return False
+        return not any(
+            x < other_x + other_width and other_x < x + width and abs(y - other_y) < line
+            for other_x, other_y, other_width in taken
+        )
+
+    for x, y, width in anchors:
+        x = x + 8 if x + 8 + width <= right else x - 8 - width
+        tries = [(avoid, y + shift) for avoid in (True, False) for shift in shifts]
+        taken.append((x, next((at for avoid, at in tries if free(x, at, width, avoid)), y), width))
+    return [(x, y) for x, y, _ in taken]
+
+
 def scatter(groups: Sequence[Series], x_name: str, y_name: str) -> str:
     """Named points over a logarithmic axis of x > 0, twice as large as `chart`; the points of a group are
-    joined, and its name stands beside the last."""
+    joined, and its name stands beside the last, where no other name does, tied to it if it is far."""
     width, height = 2 * WIDTH, 2 * HEIGHT
     xs = [math.log2(x) for _, group_xs, _ in groups for x in group_xs]
     ys = [y for _, _, group_ys in groups for y in group_ys]
@@ -151,14 +187,26 @@ def scatter(groups: Sequence[Series], x_name: str, y_name: str) -> str:
         parts.append(
             f'<text class="tick middle" x="{px(2.0**power):.1f}" y="{height - 10}">{2**power}</text>'
         )
-    for i, (name, group_xs, group_ys) in enumerate(groups):
+    dots = [
+        [(px(x), py(y)) for x, y in zip(group_xs, group_ys, strict=True)]
+        for _, group_xs, group_ys in groups
+    ]
+    places = place_labels(
+        [(*points[-1], 7.0 * len(name)) for (name, _, _), points in zip(groups, dots, strict=True)],
+        [dot for points in dots for dot in points],
+        width - RIGHT, TOP, height - BOTTOM - 7,
+    )  # fmt: skip
+    for i, ((name, _, _), points, at) in enumerate(zip(groups, dots, places, strict=True)):
         colour = f"s{i % 6}"
-        points = [(px(x), py(y)) for x, y in zip(group_xs, group_ys, strict=True)]
         joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline class="line {colour}" points="{joined}"/>')
         parts += [
             f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in points
         ]
-        x, y = points[-1]
-        parts.append(f'<text class="legend" x="{x + 7:.1f}" y="{y + 4:.1f}">{escape(name)}</text>')
+        (x, y), end = points[-1], at[0] if at[0] > points[-1][0] else at[0] + 7 * len(name)
+        if abs(at[1] - y) > 14:
+            line = f'x1="{x:.1f}" y1="{y:.1f}" x2="{end:.1f}" y2="{at[1]:.1f}"'
+            parts.append(f'<line class="grid" {line}/>')
+        text = f'x="{at[0]:.1f}" y="{at[1] + 4:.1f}"'
+        parts.append(f'<text class="legend {colour}" {text}>{escape(name)}</text>')
     return "".join([*parts, "</svg>"])

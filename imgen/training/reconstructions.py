@@ -12,14 +12,19 @@ from imgen import images as pixels
 from imgen.nn.constrain import constrain
 
 
-def reconstructor(tokenizer: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-    """(params, uint8 images [N, H, W, 3]) -> uint8 reconstructions through the latents, on every device."""
+def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
+    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 reconstructions through the latents.
+
+    They are on every device.
+
+    rng: draws what `decode` draws, where it does (`draws`).
+    """
 
     @jax.jit
-    def reconstruct(params: Any, images: jax.Array) -> jax.Array:
-        variables = {"params": params}
+    def reconstruct(params: Any, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        variables, key = {"params": params}, {} if rng is None else {"rng": rng}
         latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
-        recon = tokenizer.apply(variables, latents, method="decode")
+        recon = tokenizer.apply(variables, latents, **key, method="decode")
         return constrain(pixels.to_uint8(recon), None, None, None, None)
 
     return reconstruct
@@ -30,23 +35,29 @@ def is_nested(tokenizer: nn.Module) -> bool:
     return "keep" in inspect.signature(tokenizer.decode).parameters
 
 
+def draws(tokenizer: nn.Module) -> bool:
+    """Whether decoding is random (`decode(latents, rng=key)`)."""
+    return "rng" in inspect.signature(tokenizer.decode).parameters
+
+
 def first_tokens(tokenizer: nn.Module, image_size: int) -> list[int]:
     """1, 2, 4, ... and all tokens."""
     total = tokenizer.spec(image_size).positions
     return [2**i for i in range(total.bit_length()) if 2**i < total] + [total]
 
 
-def stripper(tokenizer: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
-    """(params, uint8 images [N, H, W, 3]) -> uint8 [N, 1 + S, H, W, 3]: each original and its decodings from
-    its first 1, 2, 4, ... and all tokens."""
+def stripper(tokenizer: nn.Module) -> Callable[..., jax.Array]:
+    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 [N, 1 + S, H, W, 3]: each original and what its
+    first 1, 2, 4, ... and all tokens decode to. rng: as of `reconstructor`."""
 
     @jax.jit
-    def strip(params: Any, images: jax.Array) -> jax.Array:
+    def strip(params: Any, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         variables, n = {"params": params}, len(images)
+        key = {} if rng is None else {"rng": rng}
         latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
 
         def first(keep: jax.Array) -> jax.Array:  # every length from the same noise
-            return tokenizer.apply(variables, latents, jnp.full(n, keep), method="decode")
+            return tokenizer.apply(variables, latents, jnp.full(n, keep), **key, method="decode")
 
         recon = jax.lax.map(first, jnp.array(first_tokens(tokenizer, images.shape[1])))
         both = jnp.concatenate([images[:, None], pixels.to_uint8(recon).swapaxes(0, 1)], axis=1)

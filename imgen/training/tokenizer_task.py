@@ -19,7 +19,7 @@ from imgen.latents import LatentSpec
 from imgen.nn.constrain import constrain
 from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.adversary import Adversary, LastLayer
-from imgen.tokenizers.losses import RECONSTRUCTION
+from imgen.tokenizers.losses import RECONSTRUCTION, annealed
 from imgen.tokenizers.lpips import lpips
 from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
@@ -55,6 +55,9 @@ class TokenizerTask:
         takes the place of the codebook loss and of the optimiser there.
     online_clustering: CVQ: beside its training each code moves to a near feature, the further the less it
         is used (`codebook.cluster_online`). Features are those of the whole batch: no microbatches.
+    entropy_extra, entropy_extra_steps: the weight of the tokenizer's entropy loss starts at 1 + entropy_extra
+        times its own and has come down to it after so many steps, evenly (`losses.annealed`). MaskBit's
+        and BSQ's tokenizers were trained with 2 and 2000.
     usage_window: steps over which a code counts as used in the training log.
     num_pictures: images in a grid of original | reconstruction pairs.
     trained: parameters of other tokenizers, by path, to start from (`training.warm_start`).
@@ -80,6 +83,8 @@ class TokenizerTask:
     usage_decay: float = 0.99
     ema_codebook: bool = False
     online_clustering: bool = False
+    entropy_extra: float = 0.0
+    entropy_extra_steps: int = 2000
     usage_window: int = 100
     num_pictures: int = 32
     trained: dict[str, np.ndarray] | None = None
@@ -125,6 +130,11 @@ class TokenizerTask:
             raise UserError(
                 "kmeans_init, restart_every, ema_codebook and online_clustering tend a codebook, which this "
                 "tokenizer has not: leave them out"
+            )
+        if self.entropy_extra and "entropy" not in out["losses"]:
+            raise UserError(
+                "entropy_extra adds to the weight of an entropy loss, which this tokenizer has not: set "
+                "entropy_weight in config.tokenizer, or leave it out"
             )
         if self.online_clustering and (self.ema_codebook or self.microbatches > 1):
             raise UserError(
@@ -211,6 +221,9 @@ class TokenizerTask:
             for name, value in out["losses"].items()
             if not (self.ema_codebook and name == "codebook")
         }
+        if self.entropy_extra:
+            factor = annealed(state["step"], self.entropy_extra, self.entropy_extra_steps)
+            terms["entropy_loss"] *= factor
         aux, disc_loss, disc_metrics = self._usage(state, players["params"], batch, out), 0.0, {}
         if "recon" in out:
             recon = out["recon"]
@@ -261,7 +274,7 @@ class TokenizerTask:
             latents = latents / quantizer["scale"] + quantizer["shift"]
         aux = {"tally": usage.tally(spec, jax.lax.stop_gradient(latents))}
         if "sums" in state["usage"]:
-            features = self._code_features(params, out["z"])
+            features = self._code_features(params, out)
             aux["sums"] = codebook.feature_sums(features, out["latents"].reshape(-1), spec.size)
         if self.online_clustering:
             table, z, share = params["quantizer"]["codebook"], out["z"], state["usage"]["share"]
@@ -284,13 +297,16 @@ class TokenizerTask:
     def _rows(self, params: Any, batch: Batch) -> jax.Array:
         """What a codebook's codes are compared with, a row for each code of a batch: [N, D].
 
-        Of a training pass in which nothing is random; what is not used of it is not computed.
+        Of a training pass in which nothing is random; what is not used of it is not computed. The whole batch
+        goes through the encoder at once, whatever `microbatches` says: a pass without gradients keeps little.
         """
         out = self.tokenizer.apply({"params": params}, pixels.to_float(batch["image"]))
-        return self._code_features(params, out["z"])
+        return self._code_features(params, out)
 
-    def _code_features(self, params: Any, z: jax.Array) -> jax.Array:
-        return self.tokenizer.apply({"params": params}, z, method="code_features")
+    def _code_features(self, params: Any, out: dict[str, Any]) -> jax.Array:
+        return self.tokenizer.apply(
+            {"params": params}, out["z"], out["latents"], method="code_features"
+        )
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, Any]:
         """Sums over the images that count, of reconstructions through the latents. PSNR and SSIM: of each

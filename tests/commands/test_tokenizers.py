@@ -105,6 +105,13 @@ def test_sampling_a_tokenizer_draws_its_reconstructions(bits_run, tmp_path):
     assert (tmp_path / "grid.png").exists()
 
 
+def test_flags_that_cannot_change_a_reconstruction_are_refused(bits_run, tmp_path, capsys):
+    argv = ["--workdir", str(bits_run), "--out", str(tmp_path), "--guidance", "2", "--top_k", "0"]
+    assert cli.run(lambda: sample.main(argv)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--top_k, --guidance cannot change: leave" in line and str(bits_run) in line
+
+
 def test_a_tokenizer_goes_on_from_another_run_and_needs_it_no_more(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     trained("vq", first)
@@ -131,13 +138,26 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
     assert cli.run(lambda: train.main(argv)) == 2
     assert "init.parts.vae" in capsys.readouterr().err
 
-    workdir = tmp_path / "run"
-    trained("flextok", workdir, f"init.parts.vae={vae}", "tokenizer.registers=4")
+    workdir, moved = tmp_path / "run", tmp_path / "vae"
+    shutil.copytree(vae, moved)
+    overrides = [f"init.parts.vae={moved}", "tokenizer.registers=4"]
+    overrides.append("train.tokenizer.checkpoint_every=2")
+    trained("flextok", workdir, *overrides)
+    shutil.rmtree(moved)  # its parameters are in the checkpoints
+    shutil.rmtree(workdir / "checkpoints" / "tokenizer" / "4")
+    rows = trained("flextok", workdir, *overrides)
+    assert [row["step"] for row in rows if "flow_loss" in row] == [1, 2, 3, 4]
     ours, theirs = load_tokenizer(workdir).params["vae"], load_tokenizer(vae).params
     for path, leaf in paths.flatten(ours).items():
         np.testing.assert_array_equal(leaf, paths.flatten(theirs)[path])
     rows = measured(workdir, capsys, "prefixes")["prefixes"]["by_tokens"]
     assert list(rows) == ["1", "2", "4"]
-    argv = ["--workdir", str(workdir), "--out", str(tmp_path / "out"), "--num", "2"]
-    assert cli.run(lambda: sample.main(argv)) == 0
-    assert (tmp_path / "out" / "tokens.png").exists()
+    drawn = {}
+    for name, flags in (("plain", []), ("other", ["--seed", "1", "--guidance", "1"])):
+        out = tmp_path / name
+        argv = ["--workdir", str(workdir), "--out", str(out), "--num", "2", *flags]
+        assert cli.run(lambda argv=argv: sample.main(argv)) == 0
+        assert (out / "tokens.png").exists()
+        drawn[name] = np.load(out / "samples.npz")["arr_0"].astype(int)
+    assert "sample 2/2 100%" in capsys.readouterr().err
+    assert np.abs(drawn["plain"] - drawn["other"]).mean() > 1  # the noise is another

@@ -77,7 +77,7 @@ def test_any_quantizer_fits_and_its_latents_decode_to_the_reconstruction(name):
     if name == "vq":
         bound = model.bind(variables)
         table = bound.quantizer.normed(variables["params"]["quantizer"]["codebook"])
-        nearest = jnp.argmax(bound.code_features(out["z"]) @ table.T, axis=-1)
+        nearest = jnp.argmax(bound.code_features(out["z"], out["latents"]) @ table.T, axis=-1)
         np.testing.assert_array_equal(nearest.reshape(2, 5), out["latents"])
 
 

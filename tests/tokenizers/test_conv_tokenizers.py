@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from imgen import paths
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.interop import elm_bae, kl_vae, maskgit_vqgan, taming
 from imgen.interop.table import from_official, to_official
@@ -196,6 +197,13 @@ def test_builders_give_equal_modules_for_equal_arguments():
     )
 
 
+@pytest.mark.parametrize("name", ["vq", "vq8", "maskgit_vqgan", "bae", "kl", "conv"])
+def test_a_builder_knows_the_arguments_that_it_passes_on(name):
+    for wrong, right in (("ch_mul", "ch_mult"), ("num_res_block", "num_res_blocks")):
+        with pytest.raises(UserError, match=f"tokenizer has no '{wrong}'; did you mean '{right}'"):
+            construct(TOKENIZERS[name], {wrong: 2}, "tokenizer")
+
+
 def test_mistakes_are_named():
     with pytest.raises(UserError, match=r"8x10.*multiples of 4"):
         tiny("kl").spec((8, 10))
@@ -205,6 +213,9 @@ def test_mistakes_are_named():
         tiny("conv", quantizer={"levels": [4]})
     with pytest.raises(UserError, match=r"no 'level'; did you mean 'levels'"):
         tiny("conv", quantizer={"name": "fsq", "level": [4]})
+    for levels in ([4, 1], [], [1024] * 4):
+        with pytest.raises(UserError, match="at least 2, and their product under"):
+            tiny("conv", quantizer={"name": "fsq", "levels": levels})
 
 
 TABLES = {

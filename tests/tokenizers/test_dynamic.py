@@ -117,7 +117,9 @@ def test_features_for_the_codebook_are_those_of_the_codes():
     out, bound = apply(variables, IMAGES, KEY), model.bind(variables)
     np.testing.assert_allclose(bound.features(IMAGES, KEY), out["z"], atol=1e-5)
     table = bound.quantizer.normed(variables["params"]["quantizer"]["codebook"])
-    nearest = jnp.argmax(bound.code_features(out["z"]) @ table.T, axis=-1).reshape(3, 16)
+    nearest = jnp.argmax(bound.code_features(out["z"], out["latents"]) @ table.T, axis=-1).reshape(
+        3, 16
+    )
     for near, codes in zip(np.asarray(nearest), np.asarray(out["latents"]), strict=True):
         count = (codes < 24).sum()
         np.testing.assert_array_equal(near, np.resize(codes[:count], 16))

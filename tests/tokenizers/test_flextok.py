@@ -15,6 +15,7 @@ from imgen.nn.positions import sincos_2d
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.flextok import FlexTok, sample_keep
 from imgen.tokenizers.flextok_layers import RegisterTransformer, causal_last
+from imgen.training.sharding import batch_sharding, make_mesh
 
 K = 8
 TINY = {
@@ -84,6 +85,8 @@ def test_sizes_that_do_not_fit_are_told():
         model.spec(32)
     with pytest.raises(UserError, match="patches of 3"):
         FlexTok(**{**TINY, "patch": 3}).spec(16)
+    with pytest.raises(UserError, match="heads of 12 channels do not divide a width of 32"):
+        jax.eval_shape(FlexTok(**{**TINY, "head_dim": 12}).init, jax.random.key(0), images())
     model, params = tiny()
     codes = jnp.zeros((1, K), jnp.int32)
     for keep in (0, K + 1):
@@ -145,6 +148,24 @@ def test_guidance_weighs_against_the_unconditional_velocity():
     difference = by_scale[1] - by_scale[0]
     assert np.abs(difference).max() > 1e-3
     np.testing.assert_allclose(by_scale[2] - by_scale[0], 3 * difference, atol=1e-4)
+    given = run(model, params, "decode", codes, guidance=flow.apg(4.0))
+    own = run(model.clone(guidance_scale=4.0), params, "decode", codes)
+    np.testing.assert_array_equal(own, given)
+
+
+def test_what_training_draws_is_the_same_on_1_2_and_8_devices():
+    """The VAE's sample, times, noise, kept registers and null images of each image of the batch."""
+    model, params = tiny(vae=ToyVAE(), patch=2, null_dropout=0.5)
+    inputs, found = images(8), []
+    for devices in (1, 2, 8):
+        mesh = make_mesh(devices, devices=jax.devices()[:devices])
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(inputs, batch_sharding(mesh))
+            out = run(model, params, None, placed, jax.random.key(4))
+        found.append(jax.device_get((out["losses"]["flow"], out["latents"])))
+    for flow_loss, latents in found[1:]:
+        np.testing.assert_allclose(flow_loss, found[0][0], rtol=1e-5)
+        assert np.mean(latents == found[0][1]) > 0.95  # a rounding error may move one
 
 
 def test_a_fresh_model_starts_at_zero_velocity_and_zero_features():
@@ -193,7 +214,10 @@ def test_a_quantizer_by_name_with_a_codebook_gives_features_for_its_care():
     assert out["z"].shape == (2, K, 4) and set(out["losses"]) == {"codebook", "commit", "flow"}
     assert variables["params"]["quantizer"]["codebook"].shape == (16, 4)
     rows = jax.eval_shape(
-        lambda v, z: model.apply(v, z, method="code_features"), variables, out["z"]
+        lambda v, z, codes: model.apply(v, z, codes, method="code_features"),
+        variables,
+        out["z"],
+        out["latents"],
     )
     assert rows.shape == (2 * K, 4)
 

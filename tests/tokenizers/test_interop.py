@@ -7,9 +7,9 @@ from safetensors.numpy import save_file
 from imgen.errors import UserError
 from imgen.interop import llamagen_vq, lpips, patchgan
 from imgen.interop.table import LINEAR, Row, Transform, from_official, to_official
-from imgen.tokenizers import VQ
 from imgen.tokenizers.discriminators import PatchGAN
-from imgen.tokenizers.lpips import SLICES, abstract_params
+from imgen.tokenizers.lpips import VGG16, abstract_params
+from imgen.tokenizers.vq import vq
 
 
 def filled(shapes):
@@ -19,7 +19,7 @@ def filled(shapes):
 
 
 def vq_table():
-    model = VQ(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=8, groups=4, codebook_size=16)
+    model = vq(ch=8, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=8, groups=4, codebook_size=16)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
     return llamagen_vq.rows(3), shapes
 
@@ -84,7 +84,7 @@ def test_lpips_reads_torchvisions_names_and_refuses_other_files(tmp_path):
     shapes = abstract_params((4, 4, 6, 6, 8))
     state = to_official(lpips.rows(), filled(shapes))
     renamed = dict(state)
-    for k, slice_ in enumerate(SLICES):
+    for k, slice_ in enumerate(VGG16.slices):
         for i in slice_:
             for kind in ("weight", "bias"):
                 renamed[f"features.{i}.{kind}"] = renamed.pop(f"net.slice{k + 1}.{i}.{kind}")

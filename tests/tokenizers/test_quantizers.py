@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,16 @@ import pytest
 from imgen import bits
 from imgen.errors import UserError
 from imgen.tokenizers import codebook
-from imgen.tokenizers.quantizers import BSQ, FSQ, IBQ, LFQ, ResidualQuantizer, VectorQuantizer
+from imgen.tokenizers.quantizers import (
+    BSQ,
+    FSQ,
+    IBQ,
+    LFQ,
+    Bernoulli,
+    Gaussian,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from imgen.tokenizers.quantizers.chunks import map_rows, sum_rows
 from imgen.tokenizers.quantizers.entropy import bit_entropies, bit_entropy, group_probabilities
 from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
@@ -25,11 +36,61 @@ def test_chunked_search_equals_one_matmul_and_ties_take_the_smallest_index():
     assert whole[0, 0] == 3
 
 
-def test_search_over_16384_codes_stays_under_256_mib():
-    z = jax.ShapeDtypeStruct((32 * 256, 8), jnp.float32)  # 32 images of 256x256 at VQ-16
-    table = jax.ShapeDtypeStruct((16384, 8), jnp.float32)
-    memory = jax.jit(nearest_codes).lower(z, table).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 2**28 + 2**22  # one chunk of scores and small change
+@contextlib.contextmanager
+def over(devices):
+    """With the batch split over so many devices: the sharding of its arrays."""
+    mesh = make_mesh(devices, devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        yield batch_sharding(mesh)
+
+
+def loops(function, *shapes):
+    """How often the loop in a function runs; 1 where there is none."""
+    jaxpr = jax.make_jaxpr(function)(*shapes)
+    found = [eqn.params["length"] for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
+    assert len(found) < 2
+    return (found or [1])[0]
+
+
+@pytest.mark.parametrize("search", [nearest_codes, codebook.nearest_features])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_search_over_16384_codes_stays_under_256_mib_on_each_device(search, devices):
+    """32 images of 256x256 at VQ-16 on each device, and never more than two chunks of codes."""
+    with over(devices) as split:
+        shape, table = (devices * 32 * 256, 8), jax.ShapeDtypeStruct((16384, 8), jnp.float32)
+        z = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
+        assert loops(search, z, table) == 2
+        memory = jax.jit(search).lower(z, table).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**28 + 2**23  # one chunk of scores and small change
+
+
+def test_limits_are_those_of_one_device_and_no_result_depends_on_the_pieces():
+    rows, table = (jax.random.normal(jax.random.key(i), (64, 5)) for i in (0, 1))
+    eighth = 64 * 64 * 4 // 8  # bytes of an eighth of all scores
+
+    def soft(rows):
+        return jax.nn.softmax(rows @ table.T)
+
+    searches = {
+        "codes": lambda rows: nearest_codes(rows, table, max_bytes=eighth),
+        "features": lambda rows: codebook.nearest_features(rows, table, max_bytes=eighth),
+        "map": lambda rows: map_rows(lambda r: soft(r) @ table, rows, 4 * 64, eighth),
+        "sum": lambda rows: sum_rows(lambda r: soft(r).sum(0), rows, 4 * 64, eighth),
+    }
+    distances = squared_distances(rows, table)
+    whole = {
+        "codes": jnp.argmin(distances, axis=1),
+        "features": jnp.argmin(distances, axis=0),
+        "map": soft(rows) @ table,
+        "sum": soft(rows).sum(0),
+    }
+    for devices, pieces in ((1, 8), (2, 4), (8, 1)):
+        with over(devices) as split:
+            placed = jax.device_put(rows, split)
+            assert [loops(f, placed) for f in searches.values()] == [pieces] * 4
+            found = jax.jit(lambda rows: {k: f(rows) for k, f in searches.items()})(placed)
+        for name, value in whole.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("l2_norm", [True, False])
@@ -91,6 +152,7 @@ SMALL = {
     "ibq": IBQ(16, 4),
     "rq": ResidualQuantizer(16, 4, depth=3),
 }
+DRAWN = {"bernoulli": Bernoulli(6, 5, code_weight=0.1), "gaussian": Gaussian(4, kl_weight=0.1)}
 
 
 def features(quantizer, batch=8, scale=0.1):
@@ -118,29 +180,30 @@ def test_values_are_the_decoded_latents_and_the_gradient_is_that_of_the_features
     assert jnp.isfinite(through).all() and jnp.abs(through).max() > 0
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_losses_and_gradients_are_the_same_on_1_2_and_8_devices(name):
+@pytest.mark.parametrize("name", {**SMALL, **DRAWN})
+def test_losses_gradients_and_draws_are_the_same_on_1_2_and_8_devices(name):
     """Also with each device's own share of the batch unlike the others'."""
-    quantizer = SMALL[name]
+    quantizer, key = {**SMALL, **DRAWN}[name], jax.random.key(4)
     z = features(quantizer) + 0.2 * jnp.arange(8.0)[:, None, None, None] * jnp.sign(
         jax.random.normal(jax.random.key(3), (8, 1, 1, quantizer.layout.features_in))
     )
     params = quantizer.init(jax.random.key(1), z)
 
     def loss(params, z):
-        out = quantizer.apply(params, z)
+        out = quantizer.apply(params, z, key)
         return sum(out.losses.values()) + jnp.sum(jnp.square(out.values)), out
 
     found = []
     for devices in (1, 2, 8):
-        mesh = make_mesh(devices, devices=jax.devices()[:devices])
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(z, batch_sharding(mesh))
+        with over(devices) as split:
+            placed = jax.device_put(z, split)
             step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
             found.append(jax.device_get(step(params, placed)))
     for other in found[1:]:
         for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    likeliest = quantizer.apply(params, z, method="encode")
+    assert np.array_equal(found[0][0][1].latents, likeliest) == (name in SMALL)
 
 
 def test_indices_go_round_over_the_whole_vocabulary():
@@ -212,7 +275,7 @@ def test_every_code_of_ibq_is_moved_and_a_residual_code_helps_at_every_depth():
     bound = rq.bind({"params": {"codebook": table}})
     errors = jnp.square(rows[:, None] - bound.partial_sums(bound.encode(rows))).sum(-1).mean(0)
     assert (jnp.diff(errors) < 0).all()
-    left = bound.code_features(rows).reshape(len(rows), rq.depth, -1)
+    left = bound.code_features(rows, bound.encode(rows)).reshape(len(rows), rq.depth, -1)
     np.testing.assert_allclose(jnp.square(left[:, 1:]).sum(-1).mean(0), errors[:-1], rtol=1e-4)
 
 
@@ -241,16 +304,15 @@ def test_rows_in_pieces_give_the_same_sums_maps_and_gradients(max_bytes):
 
 
 def test_pieces_take_rows_of_every_device_and_no_row_moves():
-    mesh = make_mesh(8)
-    with jax.set_mesh(mesh):
-        rows = jax.ShapeDtypeStruct((64, 3), jnp.float32, sharding=batch_sharding(mesh))
+    with over(8) as split:
+        rows = jax.ShapeDtypeStruct((64, 3), jnp.float32, sharding=split)
 
         def losses(rows):
             mass = sum_rows(lambda r: jax.nn.softmax(r).sum(0), rows, 12, 12 * 16)
             moved = map_rows(lambda r: jax.nn.softmax(r), rows, 12, 12 * 16)
             return jnp.sum(mass**2), moved
 
-        program = jax.jit(losses, out_shardings=(None, batch_sharding(mesh))).lower(rows).compile()
+        program = jax.jit(losses, out_shardings=(None, split)).lower(rows).compile()
     text = program.as_text()
     assert "all-reduce" in text
     assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
@@ -290,6 +352,21 @@ def test_online_clustering_moves_dead_codes_onto_features_and_leaves_even_ones()
     assert moved.dtype == jnp.float32
 
 
+def test_online_clustering_takes_the_same_step_on_1_2_and_8_devices():
+    rows = jax.random.normal(jax.random.key(0), (64, 3)) + jnp.arange(64.0)[:, None] / 8
+    table = jax.random.normal(jax.random.key(1), (21, 3))
+    found = []
+    for devices in (1, 2, 8):
+        with over(devices) as split:
+            placed = jax.device_put(rows, split)
+            codes = nearest_codes(placed, table)
+            step = jax.jit(codebook.cluster_online)
+            found.append(jax.device_get(step(jnp.zeros(21), table, placed, codes)))
+    for share, moved in found[1:]:
+        np.testing.assert_allclose(share, found[0][0], rtol=1e-6)
+        np.testing.assert_allclose(moved, found[0][1], rtol=1e-5)
+
+
 def test_features_are_searched_in_chunks_and_over_devices_alike():
     rows = jax.random.normal(jax.random.key(0), (64, 3))
     rows = rows.at[50].set(rows[7])
@@ -299,15 +376,7 @@ def test_features_are_searched_in_chunks_and_over_devices_alike():
     for codes in (1, 5, 21):
         found = codebook.nearest_features(rows, table, max_bytes=4 * 64 * codes)
         np.testing.assert_array_equal(found, whole)
-    mesh = make_mesh(8)
-    with jax.set_mesh(mesh):
-        placed = jax.device_put(rows, batch_sharding(mesh))
+    with over(8) as split:
+        placed = jax.device_put(rows, split)
         found = jax.jit(codebook.nearest_features)(placed, table)
     np.testing.assert_array_equal(found, whole)
-
-
-def test_search_of_features_for_16384_codes_stays_under_256_mib():
-    rows = jax.ShapeDtypeStruct((32 * 256, 64), jnp.float32)
-    table = jax.ShapeDtypeStruct((16384, 64), jnp.float32)
-    memory = jax.jit(codebook.nearest_features).lower(rows, table).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 2**28 + 2**23

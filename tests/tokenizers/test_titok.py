@@ -5,14 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from imgen.errors import UserError
 from imgen.nn.vit import ViT
 from imgen.paths import flatten
+from imgen.runs import build_tokenizer
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.quantizers import FSQ, Gaussian, VectorQuantizer
 from imgen.tokenizers.titok import PRESETS, SIZES, TiTok, causal_latents
-from imgen.tokenizers.vq import maskgit_vqgan
+from imgen.tokenizers.vq import maskgit_vqgan, vq
 
 VQ_SMALL = VectorQuantizer(32, 4)
 TINY = TiTok(
@@ -237,15 +239,23 @@ def lookup(params, codes):
     return (table / jnp.linalg.norm(table, axis=-1, keepdims=True))[codes]
 
 
-def test_quantizer_and_proxy_may_be_given_by_name():
-    named = TiTok(
-        {"name": "fsq", "levels": (5, 3)}, head="codes", dtype=jnp.bfloat16,
-        proxy={"name": "maskgit_vqgan", "codebook_size": 7},
-    )  # fmt: skip
-    assert named.spec(256).size == 15 and named.proxy.spec(256).size == 7
-    assert named.proxy.decoder.dtype == jnp.bfloat16
-    with pytest.raises(UserError, match="tokenizer.proxy.name 'maskgit' is none of maskgit_vqgan"):
-        TiTok(VQ_SMALL, head="codes", proxy={"name": "maskgit"})
+def test_quantizer_and_proxy_of_a_config_are_given_by_name():
+    def build(**proxy):
+        fsq = dict(name="fsq", levels=(5, 3))
+        tokenizer = dict(name="titok", head="codes", quantizer=fsq, proxy=proxy)
+        return build_tokenizer(ConfigDict(dict(tokenizer=tokenizer, data=dict(image_size=256))))
+
+    named, spec = build(name="vq", codebook_size=7, dtype="bfloat16")
+    assert spec.size == 15 and named.proxy == vq(codebook_size=7, dtype=jnp.bfloat16)
+    with pytest.raises(
+        UserError, match="tokenizer.proxy.name 'maskgit' is none of .*maskgit_vqgan"
+    ):
+        build(name="maskgit")
+    with pytest.raises(UserError, match="tokenizer.proxy has no 'codebok_size'; .*'codebook_size'"):
+        build(name="vq", codebok_size=7)
+    with pytest.raises(UserError, match="proxy must be a convolutional tokenizer with codes"):
+        build(name="kl")
+    assert TOKENIZERS["titok_s128"](dtype=jnp.bfloat16).proxy == maskgit_vqgan(dtype=jnp.bfloat16)
 
 
 def transformer(size, positions):
@@ -289,6 +299,7 @@ def test_published_sizes_build(name):
         ({"head": "pixel"}, "'pixel' is none of pixels, codes, mixture"),
         ({"head": "codes"}, "proxy goes with the heads"),
         ({"encoder_size": "huge"}, "'huge' is none of small, base, large"),
+        ({"encoder_size": (16, 2, 3)}, "3 heads do not divide a width of 16"),
         ({"legacy": True, "causal_1d": True}, "legacy=False"),
         ({"head": "codes", "proxy": PROXY, "decoder_patch": 4}, r"grid of \(8, 8\).*decoder_patch"),
     ],

@@ -10,20 +10,22 @@ from imgen import config
 from imgen.errors import UserError
 from imgen.paths import flatten
 from imgen.stages import evaluation_task
-from imgen.tokenizers import VQ
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.binary_1d import vq_1d
 from imgen.tokenizers.discriminators import PatchGAN
+from imgen.tokenizers.losses import annealed
 from imgen.tokenizers.lpips import abstract_params
+from imgen.tokenizers.vq import vq
 from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
+from tests.tokenizers.random_params import random_params
 
 SIZES = dict(
     ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=32, codebook_dim=4,
     groups=4, mid_attention=False, attention_levels=(), entropy_weight=0.1,
 )  # fmt: skip
-MODEL = VQ(**SIZES)
+MODEL = vq(**SIZES)
 TASK = TokenizerTask(MODEL, {"learning_rate": 1e-3}, total_steps=100)
 
 
@@ -69,8 +71,31 @@ def test_eight_devices_take_the_step_of_one():
         np.testing.assert_allclose(eight[name], value, atol=1e-4, err_msg=name)
 
 
+def test_the_weight_of_the_entropy_loss_comes_down_to_its_own():
+    for step, factor in ((0, 3.0), (500, 2.5), (1999, 1.001), (2000, 1.0), (9999, 1.0)):
+        assert float(annealed(jnp.int32(step), 2.0, 2000)) == pytest.approx(factor, rel=1e-6)
+
+    batch = photos(8)
+    tasks = TASK, dataclasses.replace(TASK, entropy_extra=2.0, entropy_extra_steps=4)
+    key, params = jax.random.key(0), random_params(MODEL, jnp.zeros((1, 8, 8, 3)))["params"]
+
+    @jax.jit
+    def losses(step):
+        state = {"step": step, "params": params, "usage": {}}
+        both = [task._loss(state, {"params": params}, batch, key) for task in tasks]
+        return [(loss, aux["metrics"]["entropy_loss"]) for loss, aux in both]
+
+    for step, factor in ((0, 3.0), (1, 2.5), (3, 1.5), (4, 1.0), (7, 1.0)):
+        (plain, entropy), (loss, weighted) = losses(jnp.int32(step))
+        np.testing.assert_allclose(weighted, factor * entropy, rtol=1e-5)
+        np.testing.assert_allclose(loss - plain, (factor - 1) * entropy, atol=1e-5)
+    without = dataclasses.replace(tasks[1], tokenizer=vq(**SIZES | {"entropy_weight": 0.0}))
+    with pytest.raises(UserError, match="entropy_extra.*set entropy_weight"):
+        jax.eval_shape(without.init, key, batch)
+
+
 def test_microbatches_give_the_gradient_of_the_whole_batch():
-    model = VQ(
+    model = vq(
         **SIZES | {"entropy_weight": 0.0}
     )  # the entropy of a batch is not a mean over its parts
     batch = photos()
@@ -218,7 +243,7 @@ def test_evaluation_leaves_padding_out_and_scores_each_image_alone():
 
 
 def test_bfloat16_computes_like_float32_and_keeps_float32_state():
-    task = dataclasses.replace(TASK, tokenizer=VQ(**SIZES, dtype=jnp.bfloat16))
+    task = dataclasses.replace(TASK, tokenizer=vq(**SIZES, dtype=jnp.bfloat16))
     batch = photos()
     start = fresh(TASK, batch)
     state, metrics = run(jax.jit(task.train_step), start, batch)

@@ -7,8 +7,9 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.nn.conv import GroupNorm, depth_to_space, space_to_depth
-from imgen.tokenizers import TOKENIZERS, VQ
+from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
+from imgen.tokenizers.vq import vq
 
 TINY = {
     "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "z_channels": 8, "codebook_size": 32,
@@ -26,7 +27,7 @@ def test_published_sizes(name, millions):
 
 @pytest.mark.parametrize("patch", [1, 2])
 def test_stored_codes_decode_to_the_reconstruction(patch):
-    model = VQ(**TINY, patch=patch)
+    model = vq(**TINY, patch=patch)
     images = jax.random.uniform(jax.random.key(0), (2, 8, 16, 3), minval=-1.0)
     variables = jax.jit(model.init)(jax.random.key(1), images)
     out = jax.jit(model.apply)(variables, images)

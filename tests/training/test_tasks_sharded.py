@@ -10,9 +10,9 @@ import pytest
 
 from imgen.generators import make_generator
 from imgen.latents import LatentSpec
-from imgen.tokenizers import VQ
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import PatchGAN
+from imgen.tokenizers.vq import vq
 from imgen.training.generator_task import GeneratorTask
 from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
@@ -84,15 +84,10 @@ def test_generator_shards_what_is_large():
 
 
 def test_tokenizer_with_a_discriminator():
-    tokenizer = VQ(
-        ch=8,
-        ch_mult=(1, 2),
-        num_res_blocks=1,
-        z_channels=8,
-        codebook_size=16,
-        codebook_dim=4,
-        groups=4,
-    )
+    tokenizer = vq(
+        ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=16, codebook_dim=4,
+        groups=4, attention_levels=(), mid_attention=False,
+    )  # fmt: skip
     task = TokenizerTask(
         tokenizer,
         OPTIMIZER,
@@ -101,6 +96,7 @@ def test_tokenizer_with_a_discriminator():
         disc_optimizer=OPTIMIZER,
         ema_decay=0.9,
         kmeans_init=True,
+        online_clustering=True,
     )
-    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     assert_same(task, {"image": images})

@@ -66,7 +66,7 @@ class Quantizer(Protocol):
         """Latents -> float32 values."""
 
     # Of a codebook (the parameter `codebook` [K, D]) that may be tended by k-means, restarts and averages:
-    # code_features(z) -> [N, D], the features as they are compared with codes, in the order of the codes.
+    # code_features(z, codes) -> [N, D], what the codes of z stand for, without gradient, in their order.
 
 
 def straight_through(values: jax.Array, z: jax.Array) -> jax.Array:

@@ -1,16 +1,27 @@
 """Many rows a piece at a time, so that a tensor of rows x codes is never built whole.
 
 Pieces interleave: row i of N goes to piece i mod P. Where the rows are split over devices, every piece
-then has rows of every device, and no row moves.
+then has equally many rows of every device, and no row moves. Limits are bytes on one device.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from imgen.nn.constrain import LOGICAL_AXES
+
 MAX_BYTES = 2**26  # a softmax and its gradient keep three or four tensors of a piece's size
+
+
+def rows_per_device(rows: int) -> int:
+    """How many rows of a batch a device holds under the mesh in use, which splits them by the batch; all
+    of them without a mesh, or where they don't come out even."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    shards = math.prod(sizes.get(axis, 1) for axis in LOGICAL_AXES["batch"])
+    return rows if rows % shards else rows // shards
 
 
 def map_rows(
@@ -18,8 +29,8 @@ def map_rows(
 ) -> Any:
     """`function(rows)`, which must treat each row on its own: [N, D] -> a tree of arrays [N, ...].
 
-    row_bytes: of the largest tensor that the function builds, for one row. It is computed again for
-    the gradient.
+    row_bytes: of the largest tensor that the function builds, for one row; max_bytes: of that tensor on
+        one device. It is computed again for the gradient.
     """
     pieces = _cut(rows, row_bytes, max_bytes)
     if len(pieces) == 1:
@@ -46,6 +57,7 @@ def sum_rows(
 
 def _cut(rows: jax.Array, row_bytes: int, max_bytes: int) -> jax.Array:
     """[N, D] -> [P, N / P, D] with the fewest pieces that are equal and small enough."""
-    needed = max(1, -(-len(rows) * row_bytes // max_bytes))
-    count = next(p for p in range(min(needed, len(rows)), len(rows) + 1) if len(rows) % p == 0)
+    own = rows_per_device(len(rows))
+    needed = max(1, -(-own * row_bytes // max_bytes))
+    count = next(p for p in range(min(needed, own), own + 1) if own % p == 0)
     return rows.reshape(len(rows) // count, count, *rows.shape[1:]).swapaxes(0, 1)

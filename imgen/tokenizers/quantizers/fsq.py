@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from imgen.errors import UserError
 from imgen.tokenizers.quantizers.base import Layout, Quantized, straight_through
 
 
@@ -19,11 +20,18 @@ class FSQ(nn.Module):
     """Features [..., len(levels)] -> one index a position in [0, prod(levels)).
 
     Channel i takes levels[i] values in [-1, 1]; channel 0 is the fastest digit of the index. There is
-    nothing to learn and no loss.
+    nothing to learn and no loss. Raises UserError for levels under 2 or more codes than int32 counts.
     """
 
     levels: Sequence[int] = (8, 8, 8, 5, 5, 5)
     epsilon: float = 1e-3
+
+    def __post_init__(self):
+        if min(self.levels, default=0) < 2 or math.prod(self.levels) >= 2**31:
+            raise UserError(
+                f"FSQ levels {tuple(self.levels)}: each must be at least 2, and their product under 2^31"
+            )
+        super().__post_init__()
 
     @property
     def layout(self) -> Layout:

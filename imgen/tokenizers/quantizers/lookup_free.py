@@ -37,7 +37,7 @@ class LFQ(nn.Module):
     commit_weight: of mean |sg(q) - z|^2.
     entropy_weight: of H_s - gamma H_m (`entropy.bit_entropies`) of the softmax of 2 z . code /
         entropy_temperature over all codes. MaskBit starts with three times as much and lowers it
-        over 2000 steps; Open-MAGVIT2 has 0.1.
+        over 2000 steps (the training task's `entropy_extra`); Open-MAGVIT2 has 0.1.
     group_size: bits of a group in H_m; None for all at once, as published.
     clip_log: MaskBit's logarithm; False for Open-MAGVIT2's (see `entropy`).
     """
@@ -86,8 +86,8 @@ class BSQ(nn.Module):
     """Features [..., bits] -> unit vectors u -> bits, values +-1 / sqrt(bits). Nothing to learn.
 
     entropy_weight: of (gamma0 H_s - gamma H_m) / inv_temperature of the softmax of
-        2 inv_temperature u . code over all codes. 0.1 as published, after three times as much in the
-        first 2000 steps.
+        2 inv_temperature u . code over all codes. 0.1 as published, from three times as much down in the
+        first 2000 steps (the training task's `entropy_extra`).
     group_size: bits of a group in H_m; the released models take each bit alone.
     commit_weight: of the mean over positions of |sg(q) - u|^2, as entropy_weight; 0 as published.
     """

@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imgen.tokenizers.quantizers.chunks import rows_per_device
+
 HIGHEST = jax.lax.Precision.HIGHEST  # bfloat16 passes on a TPU would flip near-ties
 
 
@@ -17,7 +19,7 @@ def squared_distances(z: jax.Array, codebook: jax.Array) -> jax.Array:
 def nearest_codes(z: jax.Array, codebook: jax.Array, max_bytes: int = 2**28) -> jax.Array:
     """Index of the nearest code, the smallest one of equals: z [..., D], [K, D] -> int32 [...].
 
-    No tensor of over `max_bytes` is built: the codes are searched in chunks, each against all
+    No tensor of over `max_bytes` on a device is built: the codes are searched in chunks, each against all
     rows, so that a batch that is split over devices stays where it is. Carries no gradient.
     """
     z, codebook = jax.lax.stop_gradient((z, codebook))
@@ -30,7 +32,7 @@ def nearest_codes(z: jax.Array, codebook: jax.Array, max_bytes: int = 2**28) -> 
         scores = lengths - 2.0 * jnp.matmul(rows, codes.T, precision=HIGHEST)
         return jnp.min(scores, axis=-1), jnp.argmin(scores, axis=-1).astype(jnp.int32)
 
-    chunk = max(1, max_bytes // (4 * n))
+    chunk = max(1, max_bytes // (4 * rows_per_device(n)))
     if chunk >= k:
         return search(lengths, codebook)[1].reshape(z.shape[:-1])
 

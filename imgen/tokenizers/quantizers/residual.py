@@ -39,7 +39,8 @@ class ResidualQuantizer(nn.Module):
     def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
         del rng
         z = z.astype(jnp.float32)
-        codes, residuals = self._search(z)
+        codes = self.encode(z)
+        residuals = self._residuals(z, codes)
         embedded = jnp.take(self.codebook, codes, axis=0)  # [..., depth, C]
         sums = self.partial_sums(codes)
         depths = (*range(codes.ndim - 1), -1)  # all but the depth
@@ -53,7 +54,12 @@ class ResidualQuantizer(nn.Module):
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """Features [..., C] -> int32 codes [..., depth]; the same with or without a key."""
         del rng
-        return self._search(z.astype(jnp.float32))[0]
+        table, residual = jax.lax.stop_gradient((self.codebook, z.astype(jnp.float32)))
+        codes = []
+        for _ in range(self.depth):
+            codes.append(nearest_codes(residual, table))
+            residual = residual - jnp.take(table, codes[-1], axis=0)
+        return jnp.stack(codes, -1)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Codes [..., depth] -> float32 values [..., C]."""
@@ -63,16 +69,15 @@ class ResidualQuantizer(nn.Module):
         """Values by the first 1, 2, ... codes: [..., depth] -> [..., depth, C]."""
         return jnp.cumsum(jnp.take(self.codebook, latents, axis=0), axis=-2)
 
-    def code_features(self, z: jax.Array) -> jax.Array:
-        """What each depth quantises, without gradient, a row for each code: [..., C] -> [N depth, C]."""
-        return self._search(z.astype(jnp.float32))[1].reshape(-1, self.codebook_dim)
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """What each code of z stands for, without gradient: [..., C], [..., depth] -> [N depth, C]."""
+        return self._residuals(z, codes).reshape(-1, self.codebook_dim)
 
-    def _search(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Codes [..., depth] and residuals [..., depth, C], without gradient."""
-        table, residual = jax.lax.stop_gradient((self.codebook, z))
-        codes, residuals = [], []
-        for _ in range(self.depth):
-            codes.append(nearest_codes(residual, table))
+    def _residuals(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """What is left for each code by those before it: [..., depth, C], without gradient."""
+        table, residual = jax.lax.stop_gradient((self.codebook, z.astype(jnp.float32)))
+        residuals = []
+        for i in range(self.depth):
             residuals.append(residual)
-            residual = residual - jnp.take(table, codes[-1], axis=0)
-        return jnp.stack(codes, -1), jnp.stack(residuals, -2)
+            residual = residual - jnp.take(table, codes[..., i], axis=0)
+        return jnp.stack(residuals, -2)

@@ -74,8 +74,9 @@ class VectorQuantizer(nn.Module):
         """Codes [...] -> float32 values [..., D]."""
         return jnp.take(self.normed(self.codebook), codes, axis=0)
 
-    def code_features(self, z: jax.Array) -> jax.Array:
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
         """Features as they are compared with codes, without gradient, a row for each: [..., D] -> [N, D]."""
+        del codes
         return jax.lax.stop_gradient(self.normed(z)).reshape(-1, self.codebook_dim)
 
     def normed(self, x: jax.Array) -> jax.Array:

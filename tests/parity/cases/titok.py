@@ -97,7 +97,7 @@ def _gaussian_latents(g: Golden, bound: TiTok, images, z, tolerance: float) -> N
 def _clear(g: Golden, bound: TiTok, z: jax.Array, out: dict) -> bool:
     """Compares the codes, and says whether none was too near to call."""
     quantizer = bound.quantizer
-    rows, table = bound.code_features(z), quantizer.normed(quantizer.codebook)
+    rows, table = bound.code_features(z, out["latents"]), quantizer.normed(quantizer.codebook)
     nearest = np.sort(np.asarray(squared_distances(rows, table)), axis=-1)
     clear = (nearest[:, 1] - nearest[:, 0] > 1e-4).reshape(out["latents"].shape)
     codes, expected = np.asarray(out["latents"]), g.out("indices")[:, 0]

@@ -7,14 +7,14 @@ import numpy as np
 from imgen.interop import llamagen_vq
 from imgen.interop.table import from_official, to_official
 from imgen.tokenizers.quantizers.nearest import squared_distances
-from imgen.tokenizers.vq import VQ
+from imgen.tokenizers.vq import vq
 from tests.parity.compare import assert_close, nchw, nhwc
 from tests.parity.golden import Golden
 
 
 def llamagen_vq_case(g: Golden) -> None:
     config, tolerance = g.config, g.meta["tolerance"]
-    model = VQ(
+    model = vq(
         ch=config["ch"],
         ch_mult=tuple(config["ch_mult"]),
         num_res_blocks=config["num_res_blocks"],

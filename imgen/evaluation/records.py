@@ -1,0 +1,158 @@
+"""Results with the protocol that they were measured by, beside published ones of the same protocol only.
+
+A number such as an FID means little without the network and resize, the reference, how many samples there
+were and how they were drawn. The published numbers and their sources are in records.json; what a paper does
+not say is left out there.
+"""
+
+import dataclasses
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+from imgen.errors import UserError, did_you_mean
+
+FID_NETWORKS = ("adm", "torch_fidelity", "pytorch_fid", "clean_fid")  # Inception, in its dialects
+NEEDED = ("network", "resize", "reference", "n")  # without these nothing is compared
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a number was measured; None where that is not known or means nothing.
+
+    network: of the features, with its dialect ("adm"). resize: how samples came to the network's size.
+    reference: what they are held against. n: samples. class_balance: "balanced" or "random" labels. dtype: of
+    the network. guidance: "none", "cfg", ...: the kind and not its weight, which belongs to the settings.
+    steps: forward passes of the generator for one sample.
+    """
+
+    network: str | None = None
+    resize: str | None = None
+    reference: str | None = None
+    n: int | None = None
+    class_balance: str | None = None
+    dtype: str | None = None
+    guidance: str | None = None
+    steps: int | None = None
+
+    def name(self, metric: str) -> str:
+        """ "gfid/adm/50k". FID is Inception's: with another network it is a Frechet distance, "gfd/..."."""
+        if self.network not in FID_NETWORKS:
+            metric = metric.replace("fid", "fd")
+        parts = [metric] if self.network is None else [metric, self.network]
+        if self.n is not None:
+            thousands, rest = divmod(self.n, 1000)
+            parts.append(f"{thousands}k" if thousands and not rest else str(self.n))
+        return "/".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A published number. sources: see `sources`. verified: whether it was read at a source that can be held
+    to it; False for summaries at second hand and for memory."""
+
+    model: str
+    metric: str
+    value: float
+    protocol: Protocol
+    parameters: str
+    sources: tuple[str, ...]
+    verified: bool
+
+
+@functools.cache
+def sources() -> dict[str, str]:
+    """What the short names of sources stand for."""
+    return _data()["sources"]
+
+
+@functools.cache
+def published() -> tuple[Record, ...]:
+    """All published numbers, one record for each model and metric."""
+    data, records = _data(), []
+    keys = {field.name for field in dataclasses.fields(Protocol)}
+    for row in data["records"]:
+        given = data["protocols"][row["protocol"]] | {k: row[k] for k in keys & row.keys()}
+        for metric, value in row["values"].items():
+            records.append(
+                Record(
+                    row["model"],
+                    metric,
+                    value,
+                    Protocol(**given),
+                    row.get("parameters", ""),
+                    tuple(row["sources"]),
+                    metric not in row.get("unverified", ()),
+                )
+            )
+    return tuple(records)
+
+
+def of_model(model: str) -> list[Record]:
+    """All that is published of a model. Raises UserError for one that is not there."""
+    found = [record for record in published() if record.model == model]
+    if not found:
+        known = list(dict.fromkeys(record.model for record in published()))
+        hint = did_you_mean(model, known) or "the names are in imgen/evaluation/records.json"
+        raise UserError(f"no published numbers of {model!r}; {hint}")
+    return found
+
+
+def differences(ours: Protocol, theirs: Protocol) -> dict[str, tuple[Any, Any]]:
+    """The fields that `theirs` states and that are not the same in `ours`: {field: (ours, theirs)}."""
+    pairs = {
+        f.name: (getattr(ours, f.name), getattr(theirs, f.name)) for f in dataclasses.fields(ours)
+    }
+    return {name: (a, b) for name, (a, b) in pairs.items() if b is not None and a != b}
+
+
+def comparable(metric: str, protocol: Protocol) -> list[tuple[Record, list[str]]]:
+    """The published values of a metric that were measured by an equal protocol, from the smallest.
+
+    Network, resize, reference and n must be known of both; what else the paper does not state comes with the
+    record as a list of fields.
+    """
+    found = []
+    for record in published():
+        theirs = dataclasses.asdict(record.protocol)
+        if (
+            record.metric != metric
+            or any(theirs[field] is None for field in NEEDED)
+            or differences(protocol, record.protocol)
+        ):
+            continue
+        ours = dataclasses.asdict(protocol)
+        unstated = [f for f in theirs if theirs[f] is None and ours[f] is not None]
+        found.append((record, unstated))
+    return sorted(found, key=lambda pair: pair[0].value)
+
+
+def result(
+    metric: str, value: float, protocol: Protocol, seconds: float, images_per_second: float
+) -> dict[str, Any]:
+    """A result as a JSON object: its name, its protocol, and the published values of the same protocol."""
+    return {
+        "name": protocol.name(metric),
+        "metric": metric,
+        "value": value,
+        "protocol": dataclasses.asdict(protocol),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(images_per_second, 3),
+        "published": [
+            {
+                "model": record.model,
+                "value": record.value,
+                "sources": list(record.sources),
+                "verified": record.verified,
+                "unstated": unstated,
+            }
+            for record, unstated in comparable(metric, protocol)
+        ],
+    }
+
+
+def _data() -> dict[str, Any]:
+    return json.loads(
+        resources.files("imgen.evaluation").joinpath("records.json").read_text("utf-8")
+    )

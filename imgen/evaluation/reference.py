@@ -1,0 +1,129 @@
+"""Files of reference statistics, so that real images need not go through the network again.
+
+Keys: `mu` and `sigma` as pytorch-fid writes them; ADM's VIRTUAL_*.npz adds `mu_s` and `sigma_s` (sFID) and
+`arr_0`, 10,000 of the images, for precision and recall; our own add `n`, `protocol`, `network_hash` and
+`features`, those of some images, which serve precision and recall and KID.
+
+Source: openai/guided-diffusion, evaluations/README.md; mseitzer/pytorch-fid, fid_score.py.
+"""
+
+import dataclasses
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from imgen.errors import UserError
+from imgen.evaluation.feature_matrix import checked
+from imgen.evaluation.moments import Gaussian
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What a file of statistics holds; None for what it does not.
+
+    pool: of pool3 (FID). spatial: of the spatial features (sFID). features: float32 [M, D], pool3 of some
+    images. protocol, network_hash: how they were made, "" where unknown. has_images: whether `read_images`
+    finds images in the file.
+    """
+
+    pool: Gaussian | None = None
+    spatial: Gaussian | None = None
+    features: np.ndarray | None = None
+    protocol: str = ""
+    network_hash: str = ""
+    has_images: bool = False
+
+
+def read(path: str | Path) -> Reference:
+    """A .npz file of statistics, its images left where they are.
+
+    Raises UserError where the file is missing or damaged, or holds neither statistics nor images.
+    """
+    with _open(path) as arrays:
+        try:
+            found = {key: arrays[key] for key in arrays.files if key != "arr_0"}
+        except (ValueError, OSError, zipfile.BadZipFile) as e:
+            raise UserError(f"{path}: damaged ({e}); fetch it again") from e
+        has_images = "arr_0" in arrays.files
+    count = int(found["n"]) if "n" in found else None
+    reference = Reference(
+        pool=_gaussian(path, found, "mu", "sigma", count),
+        spatial=_gaussian(path, found, "mu_s", "sigma_s", count),
+        features=checked(found["features"], f"features in {path}") if "features" in found else None,
+        protocol=str(found.get("protocol", "")),
+        network_hash=str(found.get("network_hash", "")),
+        has_images=has_images,
+    )
+    if reference.pool is None and not has_images:
+        there = ", ".join(found) or "nothing"
+        raise UserError(
+            f"{path} has neither statistics (mu, sigma) nor images (arr_0), only {there}"
+        )
+    return reference
+
+
+def read_images(path: str | Path) -> np.ndarray:
+    """`arr_0`, uint8 [N, H, W, 3]. Raises UserError where there are no such images."""
+    with _open(path) as arrays:
+        if "arr_0" not in arrays.files:
+            raise UserError(f"{path} holds no images (arr_0): give a file or a folder that does")
+        try:
+            images = arrays["arr_0"]
+        except (ValueError, OSError, zipfile.BadZipFile) as e:
+            raise UserError(f"{path}: damaged ({e}); fetch it again") from e
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise UserError(
+            f"{path}: arr_0 is {images.dtype} {images.shape}, not uint8 images [N, H, W, 3]; round "
+            "to 0..255 before saving"
+        )
+    return images
+
+
+def write(path: str | Path, reference: Reference) -> None:
+    """Writes what there is, under the keys above. The file appears only when it is whole."""
+    arrays = {"protocol": reference.protocol, "network_hash": reference.network_hash}
+    for gaussian, suffix in ((reference.pool, ""), (reference.spatial, "_s")):
+        if gaussian is not None:
+            arrays |= {f"mu{suffix}": gaussian.mean, f"sigma{suffix}": gaussian.covariance}
+            if gaussian.count is not None:
+                arrays["n"] = gaussian.count
+    if reference.features is not None:
+        arrays["features"] = np.asarray(reference.features, np.float32)
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with open(unfinished, "wb") as file:
+        np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})
+    os.replace(unfinished, path)
+
+
+def _open(path: str | Path):
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file of statistics")
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path}: not a readable .npz file ({e})") from e
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise UserError(f"{path}: a single array, not an .npz file of statistics")
+    return arrays
+
+
+def _gaussian(path, found: dict, mean_key: str, covariance_key: str, count) -> Gaussian | None:
+    if mean_key not in found and covariance_key not in found:
+        return None
+    for key in (mean_key, covariance_key):
+        if key not in found:
+            raise UserError(f"{path} lacks {key}: statistics need both a mean and a covariance")
+        if not np.issubdtype(found[key].dtype, np.floating) or not np.isfinite(found[key]).all():
+            raise UserError(f"{path}: {key} is not made of finite numbers ({found[key].dtype})")
+    mean, covariance = (found[key].astype(np.float64) for key in (mean_key, covariance_key))
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise UserError(
+            f"{path}: {mean_key} has the shape {mean.shape}, {covariance_key} {covariance.shape}, not [D] "
+            "and [D, D]"
+        )
+    if not np.allclose(covariance, covariance.T, rtol=1e-3, atol=1e-6 * np.abs(covariance).max()):
+        raise UserError(f"{path}: {covariance_key} is not symmetric, so it is no covariance")
+    return Gaussian(mean, covariance, count)
