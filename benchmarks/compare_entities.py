@@ -54,7 +54,10 @@ COLUMNS = {
     "train_images_per_second": "training images/s",
 }
 NOTE = (
-    "Losses compare only where the same is predicted from as much: see the benchmark's docstring."
+    "Losses are errors of the velocity at random times, each from what an entity sees, and so compare for "
+    "one kind of entity only; raster_diffusion's is of noise. Evaluations are passes of the whole "
+    "transformer over one entity; of the raster models passes of the head over one token, beside one of the "
+    "transformer a token."
 )
 BATCH = 16  # images that are drawn at a time
 

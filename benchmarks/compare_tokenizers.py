@@ -9,10 +9,8 @@ flextok works on the latents of kl, which is trained before it.
 """
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,13 +19,13 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from benchmarks.page import write_page, write_table
+from benchmarks.runs import in_turns, refuse_changes
 from configs.small_tokenizers import SIZES
 from imgen import cli, config, evaluate, images, paths, train
 from imgen.errors import UserError
-from imgen.runs import TrainedTokenizer, load_tokenizer
+from imgen.runs import load_tokenizer
 from imgen.stages import open_source
 from imgen.training import plot
-from imgen.training.metrics import read_metrics
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
 
 CONFIG = "configs/small_tokenizers.py"
@@ -41,15 +39,16 @@ COLUMNS = {
     "ssim_gauss11": "SSIM",
     "usage": "usage",
     "entropy": "entropy/bits",
-    "train_images_per_second": "training images/s",
     "decode_images_per_second": "decoding images/s",
 }
+BATCH = 32  # images that are decoded at a time
 NESTED_IMAGES = 1000  # nested tokenizers are decoded again and again, with many calls each
 NOTE = (
     f"On all held-out images (flextok: the first {NESTED_IMAGES:,}). "
     "Bits at fixed length; continuous latents have none. Usage: share of the codes that occur in the "
     "held-out set, or of the bits that take both values. Entropy/bits: entropy of one code, or of one bit, "
-    "over its length."
+    "over its length. Decoding: all decoders "
+    "timed in turns, medians."
 )
 
 
@@ -59,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--tokenizers", help="names, joined by commas (default: all)")
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seconds", type=float, default=2.0, help="to time each decoder for")
     parser.add_argument("--smoke", action="store_true", help="tiny models on drawn shapes")
     args, overrides = parser.parse_known_args(argv)
     known = SIZES
@@ -74,15 +74,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name == "flextok":
             changes.append(f"init.parts.vae={out / 'kl'}")
         settings = config.load_config(f"{CONFIG}:{arg}", changes)
-        workdir = cli.make_workdir(out / name)
-        train.train(settings, workdir)
-        (workdir / "row.json").write_text(json.dumps(measure(name, workdir, settings)))
-        draw(out / f"{name}.png", workdir, settings)
-    rows = [
-        json.loads((out / n / "row.json").read_text())
-        for n in known
-        if (out / n / "row.json").exists()
-    ]
+        refuse_changes(out / name, settings)
+        workdir, done = cli.make_workdir(out / name), out / name / "row.json"
+        if not done.exists():
+            train.train(settings, workdir)
+            draw(out / f"{name}.png", workdir, settings)
+            done.write_text(json.dumps(measure(name, workdir, settings)))
+    there = [name for name in known if (out / name / "row.json").exists()]
+    rows = [json.loads((out / name / "row.json").read_text()) for name in there]
+    for row in rows:
+        if row["steps"] != args.steps:
+            raise UserError(
+                f"{out / row['name']} was trained for {row['steps']} steps, not {args.steps}: use another "
+                "--out"
+            )
+    jobs = {name: (decoding(out / name), BATCH) for name in there}
+    for row, speed in zip(rows, in_turns(jobs, args.seconds).values(), strict=True):
+        row["decode_images_per_second"] = speed
     (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report(out, rows, args.data)
 
@@ -103,11 +111,6 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
         ]
     elif found["bits"]:
         points = [[found["bits"], found["psnr"], found["ssim_gauss11"]]]
-    rates = [
-        r["images_per_second"]
-        for r in read_metrics(workdir / "metrics.jsonl")
-        if "images_per_second" in r
-    ]
     entropy = None
     if "perplexity" in found:
         length = spec.size if spec.kind == "bits" else np.log2(spec.size)
@@ -126,23 +129,18 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
         "ssim_gauss11": round(found["ssim_gauss11"], 3),
         "usage": None if usage is None else f"{100 * usage:.1f} %",
         "entropy": None if entropy is None else round(float(entropy), 3),
-        "train_images_per_second": round(statistics.median(rates), 1),
-        "decode_images_per_second": round(decoding_speed(run, settings.data.image_size), 1),
         "points": points,
         "device": jax.devices()[0].device_kind,
     }
 
 
-def decoding_speed(run: TrainedTokenizer, size: int, batch: int = 32) -> float:
-    """Images a second from latents to pixels; the median of five batches."""
-    latents = jax.device_put(run.encode(np.zeros((batch, size, size, 3), np.uint8)))
+def decoding(workdir: Path) -> Callable[[int], None]:
+    """Decodes BATCH images of a run from latents to pixels, and waits for them."""
+    run, size = load_tokenizer(workdir), config.read_config(workdir).data.image_size
+    latents = jax.device_put(run.encode(np.zeros((BATCH, size, size, 3), np.uint8)))
     decode = jax.jit(lambda params, x: run.module.apply({"params": params}, x, method="decode"))
-    times = []
-    for _ in range(6):
-        start = time.monotonic()
-        jax.block_until_ready(decode(run.params, latents))
-        times.append(time.monotonic() - start)
-    return batch / statistics.median(times[1:])  # the first one compiles
+    params = jax.device_put(run.params)
+    return lambda number: jax.block_until_ready(decode(params, latents))
 
 
 def draw(path: Path, workdir: Path, settings: FrozenConfigDict, num: int = 16) -> None:

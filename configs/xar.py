@@ -2,14 +2,17 @@
 
 Moments of the centre crop and its mirror image, then training on them, drawn anew at each visit:
 
-    python -m imgen.encode --workdir KL16_RUN --dataset imagenet2012 --split train --out moments
+    for SPLIT in train validation; do
+      python -m imgen.encode --workdir KL16_RUN --dataset imagenet2012 --split $SPLIT --out moments
+    done
     python -m imgen.train --config configs/xar.py:b --workdir RUN \
         --config.data.source.path="('moments',)" --config.init.tokenizer=KL16_RUN
 
 Sizes b, l, h. Published FID at 256x256: L 1.28, H 1.24 (800 epochs), B 2.48 after 400. Not reproduced here.
 The repository's schedule: 100 epochs of warm-up, constant until 600 of 800, then a cosine; here shares of the
 run's steps, so a shorter run decays too. The entity is a cell of 8x8 of the 16x16 latents;
-`--config.generator.entity` takes token, subsample, scale or image too (entity_options: side, stride, shares).
+`--config.generator.entity` takes token, subsample, scale or image too, whose options are side, stride and
+shares (`--config.generator.entity_options.side=4`).
 `smoke` trains a narrow one on shapes in seconds.
 """
 
@@ -45,13 +48,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
             generator=dict(
                 name="xar",
                 entity="cell",
-                entity_options=dict(side=8),
+                entity_options=dict(),
                 conditioning=dict(name="class", num_classes=1000),
                 **XAR[size.upper()],
                 dropout=0.1,
                 solver="euler_maruyama",
                 steps=steps,
-                remat=size == "h",
+                remat="full" if size == "h" else "none",
                 dtype="bfloat16",
             ),
             train=dict(
@@ -74,7 +77,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
                         clip_norm=1.0,
                         schedule=dict(
                             name="wsd",
-                            warmup_steps=WARMUP_EPOCHS * epoch,
+                            warmup_steps=0,
+                            warmup_share=WARMUP_EPOCHS / EPOCHS,
                             decay_share=DECAY_EPOCHS / (EPOCHS - WARMUP_EPOCHS),
                             final=1e-5 / 4e-4,
                             shape="cosine",
@@ -105,5 +109,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.generator.conditioning.num_classes = 48
         stage = config.train.generator
         stage.update(steps=4, batch_size=8, log_every=1, num_samples=4, sample_latents=True)
-        stage.optimizer.schedule.warmup_steps = 1
     return config

@@ -18,7 +18,7 @@ FIXED = ("tokenizer", "generator", "data", "seed")
 # ... but where and how fast the data is read may, and what only trades memory for time.
 FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples", "remat")
 # Groups whose keys depend on another choice: new ones may be set.
-OPEN = ("plan_options",)
+OPEN = ("plan_options", "head_options", "entity_options")
 
 
 def load_config(path_with_arg: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:

@@ -169,7 +169,7 @@ def solve(
         sqrt(2 t), x += dt ((2 - t) v + x) + sqrt(2 t |dt|) xi, without noise in the last step.
     inputs: arrays [T + 1, ...], one row a time: integer times, condition vectors made beforehand, ...
     guidance, both: on the steps that are guided, both(x, at) -> (conditional, unconditional) takes
-        the place of `velocity`. An interval cuts the scan where guidance begins and ends.
+        the place of `velocity`. The scan is cut where guidance begins and ends.
     noise: xi of Euler-Maruyama: [T - 1, B, ...], or a function of the step's number (traced), from 0.
 
     Raises UserError for an unknown solver.
@@ -185,7 +185,7 @@ def solve(
     spread[-1] = 0.0
     host = {"t": times[:-1], "dt": deltas, "spread": spread}
     rows = {name: jnp.asarray(table, jnp.float32) for name, table in host.items()}
-    rows |= {"ends": jnp.asarray(times[1:] == 0), "number": jnp.arange(count)}
+    rows["number"] = jnp.arange(count)
     rows["at"] = jax.tree.map(lambda a: a[:-1], inputs)
     rows["next"] = jax.tree.map(lambda a: a[1:], inputs)
     guided = np.zeros(count, bool) if guidance is None else guidance.steps(times)
@@ -195,7 +195,7 @@ def solve(
         rows["xi"] = jnp.concatenate([noise, jnp.zeros_like(x)[None]]).astype(jnp.float32)
     remembers = bool(guided.any()) and guidance.momentum != 0
 
-    def step(with_guidance: bool, carry: tuple, row: dict) -> tuple[tuple, None]:
+    def step(with_guidance: bool, corrects: bool, carry: tuple, row: dict) -> tuple[tuple, None]:
         x, running = carry
 
         def field(x: jax.Array, at: Any) -> jax.Array:
@@ -207,9 +207,8 @@ def solve(
             return v
 
         v = field(x, row["at"])
-        if solver == "heun":
-            ahead = field(x + row["dt"] * v, row["next"])
-            v = jnp.where(row["ends"], v, (v + ahead) / 2)
+        if corrects:
+            v = (v + field(x + row["dt"] * v, row["next"])) / 2
         if solver == "euler_maruyama":
             xi = noise(row["number"]) if callable(noise) else row["xi"]
             x = x + row["dt"] * ((2 - row["t"]) * v + x) + row["spread"] * xi
@@ -220,9 +219,10 @@ def solve(
     x = x.astype(jnp.float32)
     carry = (x, jnp.zeros_like(x) if remembers else None)
     start = 0
-    for with_guidance, group in itertools.groupby(guided.tolist()):
+    corrects = (times[1:] != 0) & (solver == "heun")
+    for kind, group in itertools.groupby(zip(guided.tolist(), corrects.tolist(), strict=True)):
         stop = start + len(list(group))
         part = jax.tree.map(lambda a, s=slice(start, stop): a[s], rows)
-        carry, _ = jax.lax.scan(lambda c, r, g=with_guidance: step(g, c, r), carry, part)
+        carry, _ = jax.lax.scan(lambda c, r, k=kind: step(*k, c, r), carry, part)
         start = stop
     return carry[0]

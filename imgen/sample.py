@@ -37,9 +37,7 @@ log = logging.getLogger("imgen.sample")
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(prog="imgen.sample", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--workdir", required=True, metavar="RUN", help="a run with a trained generator"
-    )
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="a trained run")
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--num", type=int, default=64, metavar="N", help="images (default 64)")
     parser.add_argument(
@@ -115,28 +113,29 @@ def reconstruct(args, out: Path) -> None:
     key = (jax.random.key(args.seed),) if draws(tokenizer) else ()
     source, mesh = open_source(settings, "eval"), make_mesh()
     num = min(args.num, len(source))
+    if num < args.num:
+        log.warning("there are %d held-out images, not %d", num, args.num)
     progress = Progress("sample", num, noun="images")
     batches = eval_batches(
         source, eval_transform(settings), num_examples=num,
         batch_size=whole_batch(min(args.batch_size, num), mesh), **reading(settings),
     )  # fmt: skip
-    draw, originals, recon, first = reconstructor(tokenizer), [], [], None
+    draw, originals, recon = reconstructor(tokenizer), [], []
     with jax.set_mesh(mesh), prefetch.closing(batches), contextlib.closing(progress):
         params = jax.device_put(run.params, replicated(mesh))
         for batch in batches:
             images_here = jax.device_put(batch["image"], batch_sharding(mesh))
-            first = images_here if first is None else first
             read = batch["mask"] > 0
             originals.append(batch["image"][read])
             recon.append(jax.device_get(draw(params, images_here, *key))[read])
             progress.update(sum(map(len, recon)))
+        originals, recon = np.concatenate(originals), np.concatenate(recon)
         if is_nested(tokenizer):
-            strips = jax.device_get(stripper(tokenizer)(params, first[:8], *key))
+            strips = jax.device_get(stripper(tokenizer)(params, originals[:8], *key))
             rows = strips.reshape(-1, *strips.shape[2:])
             images.save_png(
                 out / "tokens.png", images.enlarge(images.grid(rows, columns=strips.shape[1]))
             )
-    originals, recon = np.concatenate(originals), np.concatenate(recon)
     for number, image in enumerate(recon):
         images.save_png(out / f"{number:06d}.png", image)
     pairs = np.stack([originals, recon], axis=1)[:64].reshape(-1, *recon.shape[1:])

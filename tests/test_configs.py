@@ -71,6 +71,9 @@ def test_a_recipe_builds_at_full_size_and_every_parameter_has_its_place(name):
         ("elm.py:elm_xl", 741.3),
         ("elm.py:elm_xxl", 1390.5),
         ("elm.py:elm_2b", 1909.5),
+        ("xar.py:b", 172.64),
+        ("xar.py:l", 608.40),
+        ("xar.py:h", 1186.0),
         ("instella.py:instella_ar", 877.2),  # of the published 881.4, 4.2 are never used
         ("instella.py:instella_diff", 1292.5),
     ],
@@ -80,6 +83,22 @@ def test_a_recipe_has_the_published_number_of_parameters(name, millions):
     shapes = jax.eval_shape(task.generator.init_params, jax.random.key(0))
     trained = {k: v for k, v in paths.flatten(shapes).items() if not k.endswith("null_features")}
     assert sum(x.size for x in trained.values()) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (["entity=token"], 256),
+        (["entity_options.side=4"], 16),
+        (["entity=subsample", "entity_options.stride=4"], 16),
+        (["entity=scale", "entity_options.shares=(2,1)"], 2),
+        (["entity=image"], 1),
+    ],
+)
+def test_xar_takes_any_entity_from_the_command_line(options, count):
+    overrides = [f"--config.generator.{option}" for option in options]
+    task = evaluation_task("generator", config.load_config("configs/xar.py:b", overrides))
+    assert task.generator.entities.count == count
 
 
 def test_the_video_recipe_trains_on_stored_codes(tmp_path):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding.generate import sample_keys
 from imgen.decoding.guidance import guide
 from imgen.errors import UserError
+from imgen.generators.arrays import sample_keys
 from imgen.generators.bit_diffusion import BitDiffusion, noisy_probability
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from imgen import flow
 from imgen.decoding.guidance import Guidance, ramp_weights
-from imgen.generators.arrays import fold
+from imgen.generators.arrays import fold, sample_keys
 from imgen.generators.transformer import unstack_layers
 from imgen.generators.xar import XAR, FlowBlock, time_index
 from imgen.nn.attention import KVCache, Places
@@ -36,11 +36,11 @@ def sample(
     sample_ids: jax.Array,
     guidance: Guidance = Guidance(),
 ) -> jax.Array:
-    """Tokens, float32 [B, L, C]. An image's noise depends on the key and its number only.
+    """Tokens, float32 [B, L, C]. An image's noise depends on the key, its number and the kind of entity.
 
     guidance: grows over the entities; with the published schedule "linear" the first one is not guided.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
+    keys = sample_keys(rng, sample_ids)
 
     def noise(entity: jax.Array, step: jax.Array, size: int) -> jax.Array:
         own = fold(fold(keys, entity), step + 1)
@@ -61,9 +61,8 @@ def given_noise(start: jax.Array, steps: jax.Array, starts: np.ndarray) -> Noise
 
 
 def weights(model: XAR, guidance: Guidance) -> np.ndarray:
-    """The guidance weight of each entity, float32 [N]; 1 means none."""
-    done = np.append(model.entities.starts, model.entities.length) / model.entities.length
-    return ramp_weights(guidance, done)
+    """The guidance weight of each entity, float32 [N]; 1 means none. Schedules count entities, not tokens."""
+    return ramp_weights(guidance, np.arange(model.entities.count + 1) / model.entities.count)
 
 
 def sample_from(
@@ -150,8 +149,8 @@ def run(
 ) -> tuple[jax.Array, list]:
     """One pass over an entity whose first token is number `start`: velocities [R, n, C], and the caches with
     its keys and values written. read: rows of the cache that may be seen (static)."""
-    size, block = x.shape[1], FlowBlock(**model.block_arguments())
-    entity, visible = np.zeros(size, np.int32), jnp.full(size, start + size)
+    size = x.shape[1]
+    block, visible = FlowBlock(**model.block_arguments((size,))), jnp.full(size, start + size)
     h, written = model.apply({"params": params}, x, start, method="enter"), []
     for i, stack in enumerate(layers):
         own = []
@@ -160,7 +159,6 @@ def run(
                 {"params": layer},
                 h,
                 condition[:, None],
-                entity,
                 places,
                 visible,
                 cache,

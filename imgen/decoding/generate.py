@@ -15,7 +15,7 @@ from imgen.decoding.guidance import Guidance, guidance_weights, guide
 from imgen.decoding.masked import confidence, keep_decided, still_masked
 from imgen.decoding.schedule import Segment, make_schedule
 from imgen.errors import UserError
-from imgen.generators.arrays import Purpose, fold, join_valid, permute
+from imgen.generators.arrays import Purpose, fold, join_valid, permute, sample_keys
 from imgen.generators.generator import Generator
 from imgen.generators.transformer import Block, unstack
 from imgen.nn.attention import KVCache
@@ -28,11 +28,6 @@ def decoding_params(params: dict, dtype: jnp.dtype = jnp.float32) -> dict:
     """
     params = {**params, "transformer": unstack(params["transformer"])}
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-
-def sample_keys(rng: jax.Array, sample_ids: jax.Array) -> jax.Array:
-    """A key for each image, of its number only."""
-    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
 
 
 def sample_uniforms(rng: jax.Array, sample_ids: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -22,6 +22,11 @@ def fold(keys: jax.Array, number) -> jax.Array:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
+def sample_keys(rng: jax.Array, sample_ids: jax.Array) -> jax.Array:
+    """A key for each image, of its number only."""
+    return jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
+
+
 def join_valid(context_valid, valid, batch: int, conditioner, slots: int) -> jax.Array | None:
     """Which keys are real: [context, condition slots, other slots] [B, C + S]; None if all are."""
     if context_valid is None and valid is None:
@@ -46,10 +51,6 @@ def take(hidden: jax.Array, slots: np.ndarray) -> jax.Array:
 
 def content_keys(codes: jax.Array) -> jax.Array:
     """A key for each sample that depends on its codes only: for what evaluation draws. [B]"""
-    if jnp.issubdtype(codes.dtype, jnp.floating):
-        codes = jax.lax.bitcast_convert_type(codes.astype(jnp.float32), jnp.uint32)
-        for shift, multiplier in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # MurmurHash3's mix
-            codes = (codes ^ (codes >> shift)) * jnp.uint32(multiplier)
     flat = codes.reshape(len(codes), -1).astype(jnp.uint32)
     places = jnp.arange(1, flat.shape[1] + 1, dtype=jnp.uint32)
     mixed = jnp.sum((flat + 1) * places * jnp.uint32(2654435761), axis=1)  # Knuth's multiplier

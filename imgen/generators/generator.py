@@ -225,7 +225,8 @@ class Generator(nn.Module):
             masked, weight = likelihood_mask(keys, self.plan.positions)
         logits = self(codes, cond, order=order, masked=masked)
         if self.coding.continuous:
-            return self.denoising_loss(logits, codes, content_keys(codes)).sum(axis=1)
+            keys = jnp.broadcast_to(jax.random.key(0), len(codes))  # the same for every image
+            return self.denoising_loss(logits, codes, keys).sum(axis=1)
         nll = self.nll(logits, codes)
         return weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
 

@@ -6,6 +6,7 @@ Source: "Beyond Next-Token: Next-X Prediction for Autoregressive Visual Generati
 models/xar.py.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -15,8 +16,8 @@ import numpy as np
 
 from imgen import flow
 from imgen.errors import UserError
-from imgen.generators.arrays import content_keys
 from imgen.generators.entities import Entities
+from imgen.generators.transformer import REMAT_POLICIES
 from imgen.nn.adaln import Modulation
 from imgen.nn.attention import Attention, KVCache, Places
 from imgen.nn.constrain import constrain
@@ -25,6 +26,7 @@ from imgen.nn.norms import RMSNorm, rms_norm
 from imgen.nn.rope import rotary_angles
 from imgen.nn.time_embedding import TimeEmbedding
 
+EVALUATION_TIMES = 4
 TIME_STEPS = 1000  # the network is told floor(1000 t)
 
 
@@ -38,10 +40,12 @@ class FlowBlock(nn.Module):
     """x += gate attention(norm(x) (1 + scale) + shift); x += gate mlp(norm(x) (1 + scale) + shift).
 
     Gates, scales and shifts come from each entity's condition; the norms have no gains.
+    sizes: tokens of each of the E entities.
     """
 
     heads: int
     hidden: int
+    sizes: tuple[int, ...]
     dropout: float = 0.1
     norm_eps: float = 1e-6
     init_std: Init = "xavier"
@@ -52,7 +56,6 @@ class FlowBlock(nn.Module):
         self,
         x: jax.Array,  # [B, T, D]
         condition: jax.Array,  # [B, E, D]
-        entity: jax.Array,  # [T]: which of the E each token belongs to
         places: Places,
         visible: jax.Array,  # [T]
         cache: KVCache | None = None,
@@ -62,9 +65,10 @@ class FlowBlock(nn.Module):
         parts = Modulation((6,), x.shape[-1], self.dtype, self.init_std, name="modulation")(
             condition
         )
-        parts = jnp.take(parts, entity, axis=1) if condition.shape[1] > 1 else parts
         # The order of the official layer: both gates, both scales, both shifts.
-        gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = jnp.moveaxis(parts, 2, 0)
+        gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = (
+            spread(parts[:, :, i], self.sizes) for i in range(6)
+        )
         h = rms_norm(x, self.norm_eps) * (1 + scale_1) + shift_1
         h, cache = Attention(
             self.heads,
@@ -83,9 +87,20 @@ class FlowBlock(nn.Module):
             activation="gelu",
             use_bias=True,
             dropout=self.dropout,
+            apart=True,
             name="ffn",
         )(h)
         return constrain(x + gate_2 * h, "batch", None, None), cache
+
+
+def spread(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """[B, E, D] -> [B, T, D]: each entity's row for each of its tokens; a single one stays [B, 1, D]."""
+    if len(sizes) == 1:
+        return x
+    if len(set(sizes)) == 1:
+        return jnp.repeat(x, sizes[0], axis=1)
+    rows = [jnp.repeat(x[:, e : e + 1], size, axis=1) for e, size in enumerate(sizes)]
+    return jnp.concatenate(rows, axis=1)
 
 
 class XAR(nn.Module):
@@ -98,7 +113,8 @@ class XAR(nn.Module):
     hidden: of the feed-forward, by default 8/3 of the width.   time_features: sinusoids of the time.
     solver, steps: of sampling, see `flow.solve`; steps are for one entity.
     guidance_interval: (low, high), times at which sampling is guided.
-    remat: recompute each block in the backward pass.
+    remat: of the blocks, see `transformer.Transformer`.
+    dtype: of the blocks; the time, the latents and the velocities are float32.
     """
 
     entities: Entities
@@ -116,7 +132,7 @@ class XAR(nn.Module):
     solver: Literal["euler", "heun", "euler_maruyama"] = "euler_maruyama"
     steps: int = 50
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    remat: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
     dtype: Any = jnp.float32
 
     has_likelihood: ClassVar[bool] = False
@@ -125,22 +141,22 @@ class XAR(nn.Module):
     def setup(self):
         table = nn.initializers.normal(0.02)
         positions = (self.entities.length, self.width)
-        self.time = TimeEmbedding(
-            self.width, self.time_features, init_std=self.init_std, dtype=self.dtype
-        )
+        self.time = TimeEmbedding(self.width, self.time_features, init_std=self.init_std)
         self.positions = [self.param(f"positions_{i}", table, positions) for i in range(2)]
         init = kernel_init(self.init_std)
-        self.inputs = [nn.Dense(self.width, dtype=self.dtype, kernel_init=init) for _ in range(2)]
+        dtypes = jnp.float32, self.dtype
+        self.inputs = [nn.Dense(self.width, dtype=dtype, kernel_init=init) for dtype in dtypes]
         self.input_norm = RMSNorm(self.norm_eps)
         self.stack = [self._stack(depth) for depth in self.depth]
         self.norm = [RMSNorm(self.norm_eps) for _ in range(2)]
-        self.output = nn.Dense(self.channels, dtype=self.dtype, kernel_init=init)
+        self.output = nn.Dense(self.channels, kernel_init=init)
 
-    def block_arguments(self) -> dict[str, Any]:
-        """Constructor arguments of one `FlowBlock`."""
+    def block_arguments(self, sizes: tuple[int, ...]) -> dict[str, Any]:
+        """Constructor arguments of one `FlowBlock` for entities of these sizes."""
         return dict(
             heads=self.heads,
             hidden=self.hidden or int(self.width * 8 / 3),
+            sizes=sizes,
             dropout=self.dropout,
             norm_eps=self.norm_eps,
             init_std=self.init_std,
@@ -148,14 +164,16 @@ class XAR(nn.Module):
         )
 
     def _stack(self, depth: int) -> nn.Module:
-        block = nn.remat(FlowBlock, prevent_cse=False) if self.remat else FlowBlock
+        block = FlowBlock
+        if self.remat != "none":
+            block = nn.remat(block, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
         return nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=nn.broadcast,
             length=depth,
-        )(**self.block_arguments())
+        )(**self.block_arguments(self.entities.sizes))
 
     def __call__(
         self, x: jax.Array, t: jax.Array, cond: dict, null: jax.Array | None = None
@@ -163,12 +181,12 @@ class XAR(nn.Module):
         """Noisy tokens [B, L, C] at the times [B, N] of their entities -> velocities, float32 [B, L, C]."""
         null = jnp.zeros(len(x), bool) if null is None else null
         condition = self.embed_condition(cond, null)[:, None] + self.embed_time(time_index(t))
-        of_token, sizes = self.entities.of_token, np.asarray(self.entities.sizes)
-        visible = (self.entities.starts + sizes)[of_token]
+        ends = self.entities.starts + np.asarray(self.entities.sizes)
+        visible = ends[self.entities.of_token]
         places = self.places(np.arange(self.entities.length))
         h = constrain(self.enter(x), "batch", None, None)
         for i in range(2):
-            h, _ = self.stack[i](h, condition, of_token, places, visible)
+            h, _ = self.stack[i](h, condition, places, visible)
             h = self.between(h) if i == 0 else self.leave(h)
         return h
 
@@ -182,7 +200,7 @@ class XAR(nn.Module):
 
     def enter(self, x: jax.Array, start: jax.Array | int = 0) -> jax.Array:
         """Tokens [B, T, C], of which the first is number `start` -> what the first stack reads, [B, T, D]."""
-        return self.input_norm(self._place(self.inputs[0](x), 0, start))
+        return self.input_norm(self._place(self.inputs[0](x), 0, start)).astype(self.dtype)
 
     def between(self, h: jax.Array, start: jax.Array | int = 0) -> jax.Array:
         """What the first stack gives -> what the second reads."""
@@ -190,7 +208,7 @@ class XAR(nn.Module):
 
     def leave(self, h: jax.Array) -> jax.Array:
         """What the second stack gives -> velocities, float32 [B, T, C]."""
-        return self.output(self.norm[1](h)).astype(jnp.float32)
+        return self.output(self.norm[1](h).astype(jnp.float32))
 
     def _place(self, h: jax.Array, table: int, start: jax.Array | int) -> jax.Array:
         rows = jax.lax.dynamic_slice_in_dim(self.positions[table], start, h.shape[1])
@@ -216,12 +234,17 @@ class XAR(nn.Module):
         return error, jnp.ones(error.shape), 0.0
 
     def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
-        """The training loss of an image as a sum, [B], with times and noise that only its latents decide. It
-        is no likelihood of the image."""
-        keys = jax.vmap(jax.random.split)(content_keys(codes))
-        t = jax.vmap(lambda key: flow.sample_times(key, (self.entities.count,)))(keys[:, 0])
-        eps = jax.vmap(lambda key: jax.random.normal(key, codes.shape[1:]))(keys[:, 1])
-        return self._error(codes, t, eps, cond, None).sum(axis=1)
+        """The training loss of an image as a sum, [B]: the mean over EVALUATION_TIMES quantiles of the times,
+        each entity at another one, with noise that is the same for every image. It is no likelihood."""
+        rounds, batch = np.arange(EVALUATION_TIMES), len(codes)
+        quantile = (rounds[:, None] + np.arange(self.entities.count)) % EVALUATION_TIMES
+        t = jax.nn.sigmoid(jax.scipy.special.ndtri((quantile + 0.5) / EVALUATION_TIMES))
+        eps = jax.random.normal(jax.random.key(0), (EVALUATION_TIMES, *codes.shape[1:]))
+        t, eps = (jnp.repeat(x, batch, axis=0) for x in (t, eps))
+        codes = jnp.tile(codes, (EVALUATION_TIMES, 1, 1))
+        cond = jax.tree.map(lambda x: jnp.concatenate([x] * EVALUATION_TIMES), cond)
+        error = self._error(codes, t, eps, cond, None).sum(axis=1)
+        return error.reshape(EVALUATION_TIMES, batch).mean(axis=0)
 
     def _error(self, x0, t, eps, cond, null) -> jax.Array:
         of_each = t[:, self.entities.of_token]
@@ -273,10 +296,21 @@ def check(model: XAR) -> None:
     if model.width % model.heads:
         raise UserError(f"generator width {model.width} is not divisible by {model.heads} heads")
     if model.conditioner.num_slots != 1 or model.conditioner.context_slots:
-        raise UserError("xar takes a class as its condition (conditioning.name classes)")
+        raise UserError(
+            "xar takes a class as its condition: set generator.conditioning.name to class"
+        )
     if model.solver not in flow.SOLVERS:
         raise UserError(f"generator.solver {model.solver!r} is none of {', '.join(flow.SOLVERS)}")
-    if model.steps < 1 or len(model.depth) != 2 or min(model.depth) < 1:
+    pair = isinstance(model.depth, Sequence) and len(model.depth) == 2
+    if not pair or min(*model.depth, model.steps) < 1:
         raise UserError(
-            f"generator.steps {model.steps} and both numbers of depth {model.depth} must be at least 1"
+            f"generator.depth {model.depth} must be two numbers, a stack each, and they and "
+            f"generator.steps {model.steps} at least 1"
+        )
+    if model.remat not in ("none", *REMAT_POLICIES):
+        raise UserError(f"remat {model.remat!r} is none of none, {', '.join(REMAT_POLICIES)}")
+    low, high = model.guidance_interval
+    if not 0 <= low < high <= 1:
+        raise UserError(
+            f"generator.guidance_interval {model.guidance_interval}: 0 <= low < high <= 1 is needed"
         )

@@ -44,7 +44,8 @@ class GatedMLP(nn.Module):
     the exact one.
 
     gate and up are one kernel [D, 2, F]: one matrix product, and sharding over F stays local. dropout also
-    follows `down`.
+    follows `down`. apart: gate and up start as two kernels of their own
+    do, which is another scale under "xavier".
     """
 
     hidden: int
@@ -53,17 +54,34 @@ class GatedMLP(nn.Module):
     activation: Literal["silu", "gelu"] = "silu"
     use_bias: bool = False
     dropout: float = 0.0
+    apart: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        common = dict(
-            use_bias=self.use_bias, dtype=self.dtype, kernel_init=kernel_init(self.init_std)
-        )
-        gate_up = nn.DenseGeneral((2, self.hidden), **common, name="gate_up")(x)  # [..., 2, F]
+        common = dict(use_bias=self.use_bias, dtype=self.dtype)
+        init = kernel_init(self.init_std)
+        gate_up = nn.DenseGeneral(
+            (2, self.hidden),
+            kernel_init=halves(init) if self.apart else init,
+            **common,
+            name="gate_up",
+        )(x)  # [..., 2, F]
         h = ACTIVATIONS[self.activation](gate_up[..., 0, :]) * gate_up[..., 1, :]
         h = constrain(h, "batch", *(None,) * (h.ndim - 2), "hidden")
-        out = nn.Dense(x.shape[-1], **common, name="down")(Dropout(self.dropout)(h))
+        out = nn.Dense(x.shape[-1], kernel_init=init, **common, name="down")(
+            Dropout(self.dropout)(h)
+        )
         return Dropout(self.dropout)(out)
+
+
+def halves(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """`init` for each half of the columns of a kernel [D, 2 F]."""
+
+    def both(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        half = (shape[0], shape[1] // 2)
+        return jnp.concatenate([init(k, half, dtype) for k in jax.random.split(key)], axis=1)
+
+    return both
 
 
 class GeluMLP(nn.Module):

@@ -29,6 +29,11 @@ from imgen.tokenizers.semantic import check_teacher, cosine_loss
 NESTED_DROPOUT = ("uniform", "pow2")
 
 
+def fixed_key() -> jax.Array:
+    """The key where none is given: the same codes give the same image, whatever JAX's default generator."""
+    return jax.random.key(0, impl="threefry2x32")
+
+
 def sample_keep(rng: jax.Array, shape: tuple[int, ...], registers: int, rule: str) -> jax.Array:
     """How many registers each image keeps in training, int32 in [1, registers].
 
@@ -198,7 +203,7 @@ class FlexTok(nn.Module):
 
         Raises UserError for more codes than the module has registers, or a number `keep` out of range.
         """
-        rng = jax.random.key(0) if rng is None else rng
+        rng = fixed_key() if rng is None else rng
         one = jax.random.normal(rng, self.latent_shape())
         noise = jnp.broadcast_to(one, (len(codes), *one.shape))
         return self.to_images(self.draw_latents(codes, noise, keep, steps, guidance))
@@ -251,10 +256,10 @@ class FlexTok(nn.Module):
         teacher: features [B, M, F] of the images, where `repa` is on: training needs them (UserError).
         """
         batch = len(images)
-        keys = jax.random.split(jax.random.key(0) if rng is None else rng, 5)
+        keys = jax.random.split(fixed_key() if rng is None else rng, 6)
         x0 = self.to_latents(images, None if rng is None else keys[0])
         z = self.features(x0)
-        quantized = self.quantizer(z, rng)
+        quantized = self.quantizer(z, None if rng is None else keys[5])
         if rng is None:
             keep, null = jnp.full(batch, self.registers), jnp.zeros(batch, bool)
         else:

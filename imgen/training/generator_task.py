@@ -14,6 +14,7 @@ import optax
 from imgen import images
 from imgen.construct import construct
 from imgen.decoding import Filters, Guidance, check_drawing, draw_latents
+from imgen.errors import UserError
 from imgen.generators import Generator
 from imgen.nn.constrain import constrain
 from imgen.training import optim
@@ -26,10 +27,9 @@ FROZEN = ("null_features",)
 # denoising head (MAR).
 DECAY = ((r"/(scale|bias)$", 0.0), (r"^denoiser/", 0.0), (".*", 1.0))
 SHARDING_RULES = [
-    # The MLP of a denoising head runs at every solver step: no axis of it is gathered over fsdp.
-    (r"^params/denoiser/.*(gate_up|modulation/linear)/kernel$", (None, None, "tensor")),
-    (r"^params/denoiser/.*up/kernel$", (None, "tensor")),
-    (r"^params/denoiser/.*down/kernel$", ("tensor", None)),
+    (r"^params/denoiser/.*(gate_up|modulation/linear)/kernel$", ("fsdp", None, "tensor")),
+    (r"^params/denoiser/.*up/kernel$", ("fsdp", "tensor")),
+    (r"^params/denoiser/.*down/kernel$", ("tensor", "fsdp")),
     (r"^params/denoiser/", ()),
     (r"^params/.*attention/qkv/kernel$", ("fsdp", "tensor", None, None)),  # [D, Nkv, G + 2, H]
     (r"^params/.*attention/out/kernel$", ("tensor", None, "fsdp")),  # [N, H, D]
@@ -65,7 +65,8 @@ def mean_nll(nll: jax.Array, weight: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass
 class GeneratorTask:
-    """Next-code cross-entropy with a share of the conditions dropped.
+    """A generator's own loss (next-code cross-entropy, or a flow's or diffusion's error) with a share of the
+    conditions dropped.
 
     generator: the model.
     tokenizer: the frozen tokenizer, which encodes the images of a batch and decodes samples; None where
@@ -103,11 +104,13 @@ class GeneratorTask:
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         self.sharding_rules = SHARDING_RULES
+        if self.z_loss and not self.generator.has_likelihood:
+            raise UserError("z_loss keeps logits small and this generator has none: set it to 0")
         check_drawing(self.generator, self.guidance, self.filters)
 
     @property
     def variables(self) -> int:
-        """Predicted variables of an image: codes, sub-codes or bits. Losses are means over them."""
+        """Predicted variables of an image: codes, sub-codes, bits or channels. Losses are means over them."""
         return self.generator.variables
 
     @property

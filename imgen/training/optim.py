@@ -56,13 +56,25 @@ SCHEDULES = {
 
 
 def make_schedule(
-    learning_rate: float, total_steps: int, name: str = "constant", warmup_steps: int = 0, **shape
+    learning_rate: float,
+    total_steps: int,
+    name: str = "constant",
+    warmup_steps: int = 0,
+    warmup_share: float | None = None,
+    **shape,
 ) -> optax.Schedule:
     """Learning rate as a function of the updates done before (0 at the first).
 
     Warm-up is linear and already non-zero at the first step: `learning_rate / warmup_steps`. The
-    rest of the run follows the named shape; `final` and `factor` are shares of the peak rate.
+    rest of the run follows the named shape; `final` and `factor` are shares of the peak rate. warmup_share:
+    the warm-up as a share of the run, in place of its steps.
     """
+    if warmup_share is not None:
+        if warmup_steps or not 0 <= warmup_share < 1:
+            raise UserError(
+                f"schedule: warmup_share {warmup_share} must be in [0, 1), and warmup_steps 0 beside it"
+            )
+        warmup_steps = round(warmup_share * total_steps)
     if name not in SCHEDULES:
         raise UserError(f"schedule {name!r} is none of {', '.join(SCHEDULES)}")
     after = construct(

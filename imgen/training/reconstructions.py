@@ -13,12 +13,8 @@ from imgen.nn.constrain import constrain
 
 
 def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
-    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 reconstructions through the latents.
-
-    They are on every device.
-
-    rng: draws what `decode` draws, where it does (`draws`).
-    """
+    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 reconstructions through the latents, on every
+    device. rng: draws what `decode` draws, where it does (`draws`)."""
 
     @jax.jit
     def reconstruct(params: Any, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -40,7 +36,7 @@ def draws(tokenizer: nn.Module) -> bool:
     return "rng" in inspect.signature(tokenizer.decode).parameters
 
 
-def first_tokens(tokenizer: nn.Module, image_size: int) -> list[int]:
+def first_tokens(tokenizer: nn.Module, image_size: int | tuple[int, int]) -> list[int]:
     """1, 2, 4, ... and all tokens."""
     total = tokenizer.spec(image_size).positions
     return [2**i for i in range(total.bit_length()) if 2**i < total] + [total]
@@ -59,7 +55,7 @@ def stripper(tokenizer: nn.Module) -> Callable[..., jax.Array]:
         def first(keep: jax.Array) -> jax.Array:  # every length from the same noise
             return tokenizer.apply(variables, latents, jnp.full(n, keep), **key, method="decode")
 
-        recon = jax.lax.map(first, jnp.array(first_tokens(tokenizer, images.shape[1])))
+        recon = jax.lax.map(first, jnp.array(first_tokens(tokenizer, images.shape[1:3])))
         both = jnp.concatenate([images[:, None], pixels.to_uint8(recon).swapaxes(0, 1)], axis=1)
         return constrain(both, None, None, None, None, None)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -96,7 +97,8 @@ class TokenizerTask:
         self.sharding_rules = SHARDING_RULES
         self.tokenizer_frozen = tuple(getattr(self.tokenizer, "frozen", ()))
         measured = (*MEASURED, r"^quantizer/codebook$") if self.ema_codebook else MEASURED
-        frozen = (*self.tokenizer_frozen, *measured, *self.optimizer.get("frozen", ()))
+        self._held = (*self.tokenizer_frozen, *self.optimizer.get("frozen", ()))
+        frozen = (*self._held, *measured)
         self.optimizer = {"decay": DECAY, **self.optimizer, "frozen": frozen}
         self._optimizer, self._learning_rate = construct(
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
@@ -128,8 +130,15 @@ class TokenizerTask:
         tended = self.kmeans_init, self.restart_every, self.ema_codebook, self.online_clustering
         if table is None and any(tended):
             raise UserError(
-                "kmeans_init, restart_every, ema_codebook and online_clustering tend a codebook, which this "
-                "tokenizer has not: leave them out"
+                "kmeans_init, restart_every, ema_codebook and online_clustering tend a codebook of nearest "
+                "codes, which this tokenizer has not: leave them out"
+            )
+        held = any(re.search(rule, "quantizer/codebook") for rule in self._held)
+        if any(tended) and held:
+            raise UserError("this codebook is frozen: leave out what tends it (kmeans_init, ...)")
+        if self.online_clustering and out["z"].shape[:-1] != out["latents"].shape:
+            raise UserError(
+                "online_clustering needs one code for each feature; this tokenizer has several, or drops some"
             )
         if self.entropy_extra and "entropy" not in out["losses"]:
             raise UserError(
@@ -337,7 +346,7 @@ class TokenizerTask:
             recon = self.tokenizer.apply(variables, latents, jnp.full(n, keep), method="decode")
             return _likeness(images, recon, mask)
 
-        lengths = jnp.array(first_tokens(self.tokenizer, images.shape[1]))
+        lengths = jnp.array(first_tokens(self.tokenizer, images.shape[1:3]))
         return {"images": jnp.sum(mask), **jax.lax.map(of_first, lengths)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:

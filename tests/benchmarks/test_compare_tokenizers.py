@@ -7,7 +7,7 @@ from imgen import cli
 
 
 def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
-    argv = ["--out", str(tmp_path), "--steps", "2", "--smoke", "--tokenizers"]
+    argv = ["--out", str(tmp_path), "--steps", "2", "--smoke", "--seconds", "0.01", "--tokenizers"]
     assert cli.run(lambda: compare_tokenizers.main([*argv, "kl"])) == 0
     before = (tmp_path / "kl" / "metrics.jsonl").read_text()
     assert cli.run(lambda: compare_tokenizers.main([*argv, "lfq,kl"])) == 0
@@ -21,6 +21,9 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
     assert lfq["usage"].endswith("%") and 0 <= lfq["entropy"] <= 1 and kl["points"] == []
     page = (tmp_path / "compare.html").read_text()
     assert page.count("<img") == 2 and page.count("<svg") == 2  # PSNR and SSIM over bits
-    assert "| lfq |" in capsys.readouterr().out
+    assert "| lfq |" in capsys.readouterr().out and lfq["decode_images_per_second"] > 0
+    longer = [*argv[:2], "--steps", "3", *argv[4:], "lfq"]
+    assert cli.run(lambda: compare_tokenizers.main(longer)) == 2
+    assert "use another --out" in capsys.readouterr().err
     assert cli.run(lambda: compare_tokenizers.main([*argv, "vqq"])) == 2
     assert "'vqq' is none of vq, fsq" in capsys.readouterr().err

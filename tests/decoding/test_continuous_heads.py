@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from imgen.decoding import Filters, Guidance, check_drawing, decoding_params, generate
-from imgen.decoding.generate import sample_keys, token_noise
+from imgen.decoding.generate import token_noise
 from imgen.decoding.guidance import guidance_weights
 from imgen.errors import UserError
-from imgen.generators.arrays import Purpose, fold
+from imgen.generators.arrays import Purpose, fold, sample_keys
 from imgen.generators.orders import raster
 from imgen.generators.plan import Kind
 from imgen.training.generator_task import GeneratorTask

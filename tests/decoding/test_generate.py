@@ -7,10 +7,10 @@ import pytest
 
 from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.decoding.filters import draw, draw_bits, filter_logits
-from imgen.decoding.generate import sample_keys
 from imgen.decoding.guidance import guidance_weights
 from imgen.decoding.schedule import cut_calls
 from imgen.errors import UserError
+from imgen.generators.arrays import sample_keys
 from imgen.generators.orders import next_neighbour, random_order_parallel, raster
 from tests.generators.test_generator import MODELS, build, random_condition
 

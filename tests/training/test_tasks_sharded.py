@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.generators import make_generator
+from imgen.generators import make_generator, make_xar
 from imgen.latents import LatentSpec
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import PatchGAN
@@ -61,6 +61,26 @@ def test_generator(plan):
         "label": rng.integers(0, 5, 8).astype(np.int32),
     }
     assert_same(GeneratorTask(generator, None, None, OPTIMIZER, 10, ema_decay=0.9), batch)
+
+
+@pytest.mark.parametrize("name", ["xar", "diffusion"])
+def test_generators_of_continuous_latents(name):
+    spec, classes = LatentSpec("continuous", (4, 4), 3), {"name": "class", "num_classes": 5}
+    size = dict(width=48, heads=4, conditioning=classes, dropout=0.1)
+    if name == "xar":
+        options = {"side": 2}
+        model = make_xar(spec, entity="cell", entity_options=options, depth=(1, 1), **size)
+    else:
+        head = dict(head=name, head_options=dict(width=32, depth=1, repeats=2))
+        model = make_generator(
+            spec, plan="raster", plan_options={}, depth=1, hidden=64, **head, **size
+        )
+    rng = np.random.default_rng(0)
+    batch = {
+        "codes": rng.normal(size=(8, 4, 4, 3)).astype(np.float32),
+        "label": rng.integers(0, 5, 8).astype(np.int32),
+    }
+    assert_same(GeneratorTask(model, None, None, OPTIMIZER, 10, ema_decay=0.9), batch)
 
 
 def test_generator_shards_what_is_large():

@@ -80,8 +80,8 @@ def forward_case(g: Golden) -> None:
     layer = jax.tree.map(lambda x: x[0], params["stack_0"])
     entered = jnp.asarray(inside["input_norm"]["__call__"][0])
     visible = (entities.starts + entities.sizes)[of_token]
-    block, _ = FlowBlock(**model.block_arguments()).apply(
-        {"params": layer}, entered, condition, of_token, places, visible
+    block, _ = FlowBlock(**model.block_arguments(entities.sizes)).apply(
+        {"params": layer}, entered, condition, places, visible
     )
     assert_close(block, g.out("encoder_block0"), atol)
 
