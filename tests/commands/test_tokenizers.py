@@ -153,11 +153,7 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
     rows = measured(workdir, capsys, "prefixes")["prefixes"]["by_tokens"]
     assert list(rows) == ["1", "2", "4"]
     drawn = {}
-    for name, flags in (
-        ("plain", []),
-        ("other", ["--seed", "1"]),
-        ("guided", ["--guidance", "50"]),
-    ):
+    for name, flags in (("plain", []), ("other", ["--seed", "1"])):
         out = tmp_path / name
         argv = ["--workdir", str(workdir), "--out", str(out), "--num", "2", *flags]
         assert cli.run(lambda argv=argv: sample.main(argv)) == 0
@@ -165,4 +161,3 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
         drawn[name] = np.load(out / "samples.npz")["arr_0"].astype(int)
     assert "sample 2/2 100%" in capsys.readouterr().err
     assert np.abs(drawn["plain"] - drawn["other"]).mean() > 1  # the noise is another
-    assert (drawn["plain"] != drawn["guided"]).any()
