@@ -42,7 +42,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     if "smoke" in options:
         config.tokenizer = dict(
-            name="bae", bits=8, ch=16, ch_mult=(1, 1, 1), num_res_blocks=1, z_channels=16, groups=8
+            name="bae",
+            bits=8,
+            patch=4,
+            ch=16,
+            ch_mult=(1,),
+            num_res_blocks=1,
+            z_channels=16,
+            groups=8,
+            attention_levels=(),
         )
         stage.filters.top_k = 8
     else:

@@ -96,8 +96,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
             flip=False,
         )
         config.tokenizer = dict(
-            name="vq", ch=16, ch_mult=(1, 1, 1), num_res_blocks=1, z_channels=16, groups=8,
-            codebook_size=64,
+            name="vq", patch=4, ch=16, ch_mult=(1,), num_res_blocks=1, z_channels=16, groups=8,
+            mid_attention=False, attention_levels=(), codebook_size=64,
         )  # fmt: skip
         config.train.tokenizer = dict(
             steps=4, batch_size=16, log_every=1, optimizer=dict(learning_rate=1e-3)
