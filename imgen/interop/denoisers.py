@@ -9,25 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgen.generators.denoisers import DiffusionHead, FlowHead
-from imgen.interop.table import Row, Transform, layer, norm
-
-
-def _cut(parts: int) -> tuple[Transform, Transform]:
-    """A linear layer of several outputs side by side: [parts W, D] <-> [D, parts, W], and its bias."""
-    return (
-        Transform(
-            lambda w: w.T.reshape(w.shape[1], parts, -1), lambda w: w.reshape(w.shape[0], -1).T
-        ),
-        Transform(lambda b: b.reshape(parts, -1), np.ravel),
-    )
-
-
-def _cut_layer(official: str, ours: str, parts: int) -> list[Row]:
-    kernel, bias = _cut(parts)
-    return [
-        Row(f"{official}.weight", f"{ours}/kernel", kernel),
-        Row(f"{official}.bias", f"{ours}/bias", bias),
-    ]
+from imgen.interop.table import Row, Transform, cut_layer, layer, norm
 
 
 def mar_head_from_config(config: Mapping[str, Any]) -> DiffusionHead:
@@ -77,7 +59,7 @@ def ming_rows(prefix: str = "diffloss.net.", features: str = "vis_head.") -> lis
         *_common_rows(prefix),
         Row(f"{final}.weight", "denoiser/output/kernel", Transform(_minus_t, _minus_t)),
         Row(f"{final}.bias", "denoiser/output/bias", Transform(np.negative, np.negative)),
-        *_cut_layer(f"{block}mlp.w12", f"{ours}ffn/gate_up", 2),
+        *cut_layer(f"{block}mlp.w12", f"{ours}ffn/gate_up", 2),
         *layer(f"{block}mlp.w3", f"{ours}ffn/down"),
     ]
 
@@ -93,7 +75,7 @@ def _common_rows(prefix: str) -> list[Row]:
         *layer(f"{prefix}time_embed.mlp.2", "denoiser/time/out"),
         *layer(f"{prefix}cond_embed", "denoiser/condition"),
         *layer(f"{prefix}input_proj", "denoiser/input"),
-        *_cut_layer(f"{prefix}final_layer.adaLN_modulation.1", "denoiser/modulation/linear", 2),
+        *cut_layer(f"{prefix}final_layer.adaLN_modulation.1", "denoiser/modulation/linear", 2),
         *norm(f"{block}in_ln", f"{ours}norm"),
-        *_cut_layer(f"{block}adaLN_modulation.1", f"{ours}modulation/linear", 3),
+        *cut_layer(f"{block}adaLN_modulation.1", f"{ours}modulation/linear", 3),
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from imgen.conditioning import ClassLabels
 from imgen.generators import Generator, make_generator
-from imgen.interop.table import LINEAR, SAME, Row, Transform
+from imgen.interop.table import GATE_UP, LINEAR, SAME, Row, Transform
 from imgen.latents import LatentSpec
 from imgen.nn.mlp import swiglu_hidden
 
@@ -138,9 +138,3 @@ def _out(heads: int) -> Transform:
         lambda w: w.T.reshape(heads, -1, w.shape[0]),
         lambda w: w.reshape(-1, w.shape[-1]).T,
     )
-
-
-GATE_UP = Transform(  # w1, w3 [F, D] <-> [D, 2, F]
-    lambda w1, w3: np.stack([w1.T, w3.T], axis=1),
-    lambda w: (w[:, 0].T, w[:, 1].T),
-)

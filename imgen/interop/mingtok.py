@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from imgen.interop.table import CONV, Row, Transform, from_official, layer, norm, to_official
+from imgen.interop.table import (
+    CONV,
+    Row,
+    cut_layer,
+    from_official,
+    layer,
+    norm,
+    to_official,
+)
 from imgen.interop.titok import QKV, QKV_BIAS, TOKEN
 
 # `mean` and `scaling_factor` of the released config: latents are (z - mean) / scaling_factor.
 MEAN, SCALING_FACTOR = 1.46817409, 8.09449291
 IGNORED = (r".*target_backbone.*",)  # frozen teachers of training
-
-
-def _join_gate_up(kernel: np.ndarray) -> np.ndarray:
-    return kernel.reshape(kernel.shape[0], -1).T
-
-
-GATE_UP = Transform(lambda w: w.T.reshape(w.shape[1], 2, -1), _join_gate_up)  # [2 F, D], [D, 2, F]
-GATE_UP_BIAS = Transform(lambda b: b.reshape(2, -1), np.ravel)
 
 
 def rows() -> list[Row]:
@@ -87,7 +87,6 @@ def _block_rows(stage: str) -> list[Row]:
 def _gated_rows(stage: str) -> list[Row]:
     official, ours = f"{stage}.blocks.0.{{i}}.mlp", f"{stage}/transformer/blocks/mlp"
     return [
-        Row(f"{official}.w12.weight", f"{ours}/gate_up/kernel", GATE_UP),
-        Row(f"{official}.w12.bias", f"{ours}/gate_up/bias", GATE_UP_BIAS),
+        *cut_layer(f"{official}.w12", f"{ours}/gate_up", 2),
         *layer(f"{official}.w3", f"{ours}/down"),
     ]

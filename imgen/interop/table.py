@@ -71,6 +71,19 @@ def layer(official: str, ours: str, kernel: Transform = LINEAR) -> list[Row]:
     ]
 
 
+def cut_layer(official: str, ours: str, parts: int) -> list[Row]:
+    """A linear layer that gives `parts` vectors, with bias: kernel [parts W, D] <-> [D, parts, W]."""
+    kernel = Transform(
+        lambda w: w.T.reshape(w.shape[1], parts, -1), lambda w: w.reshape(w.shape[0], -1).T
+    )
+    return [
+        Row(f"{official}.weight", f"{ours}/kernel", kernel),
+        Row(
+            f"{official}.bias", f"{ours}/bias", Transform(lambda b: b.reshape(parts, -1), np.ravel)
+        ),
+    ]
+
+
 def norm(official: str, ours: str) -> list[Row]:
     """Gain and bias of a norm."""
     return [Row(f"{official}.weight", f"{ours}/scale"), Row(f"{official}.bias", f"{ours}/bias")]

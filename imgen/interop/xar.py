@@ -6,7 +6,7 @@ from typing import Any
 from imgen.conditioning import ClassLabels
 from imgen.generators.entities import cell
 from imgen.generators.xar import XAR
-from imgen.interop.table import FIRST, GATE_UP, GATE_UP_BIAS, Row, Transform, layer
+from imgen.interop.table import FIRST, GATE_UP, GATE_UP_BIAS, Row, Transform, cut_layer, layer
 
 BUFFERS = ("mask", r".*\.attn\.rope\.freqs(_cos|_sin)?")
 
@@ -72,13 +72,6 @@ def rows(model: XAR) -> list[Row]:
                 )
             ),
             *layer(theirs + "mlp.fc2", ours + "ffn/down"),
-            Row(theirs + "ada_lin.1.weight", ours + "modulation/linear/kernel", SIX),
-            Row(theirs + "ada_lin.1.bias", ours + "modulation/linear/bias", SIX_BIAS),
+            *cut_layer(theirs + "ada_lin.1", ours + "modulation/linear", 6),
         ]
     return found
-
-
-SIX = Transform(  # [6 D, D] <-> [D, 6, D]
-    lambda w: w.T.reshape(w.shape[1], 6, -1), lambda w: w.reshape(w.shape[0], -1).T
-)
-SIX_BIAS = Transform(lambda b: b.reshape(6, -1), lambda b: b.reshape(-1))
