@@ -100,16 +100,15 @@ def sample_from(
         }
 
         def draw(caches, entity, size=size, guided=guided, read=read):
-            forward = functools.partial(
-                network, places=entity["places"], start=entity["start"], read=read
-            )
-            ahead = jax.tree.map(lambda rows: rows[:batch], caches)
+            forward = functools.partial(network, places=entity["places"], start=entity["start"])
+            past = jax.tree.map(lambda rows: rows[:, : read - size], caches)
+            ahead = jax.tree.map(lambda rows: rows[:batch], past)
 
             def velocity(x: jax.Array, time: jax.Array) -> jax.Array:
                 return forward(x, time + label[:batch], ahead)[0]
 
             def both(x: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array]:
-                v, _ = forward(jnp.concatenate([x, x]), time + label, caches)
+                v, _ = forward(jnp.concatenate([x, x]), time + label, past)
                 return v[:batch], v[batch:]
 
             rule = flow.Guidance(entity["weight"], model.guidance_interval) if guided else None
@@ -127,7 +126,7 @@ def sample_from(
 
             def commit(caches):
                 clean = jnp.concatenate([x] * (rows // batch))
-                return forward(clean, at[-1] + label, caches)[1]
+                return forward(clean, at[-1] + label, caches, read=read)[1]
 
             return jax.lax.cond(entity["last"], lambda c: c, commit, caches), x
 
@@ -145,10 +144,13 @@ def run(
     caches: list,
     places: Places,
     start: jax.Array,
-    read: int,
+    read: int | None = None,
 ) -> tuple[jax.Array, list]:
-    """One pass over an entity whose first token is number `start`: velocities [R, n, C], and the caches with
-    its keys and values written. read: rows of the cache that may be seen (static)."""
+    """One pass over an entity whose first token is number `start`: velocities [R, n, C], and the caches.
+
+    read: rows of the caches that may be seen once this entity's keys and values are written there (static).
+    None: they are not written; the caches hold the entities before, and maybe others behind these.
+    """
     size = x.shape[1]
     block, visible = FlowBlock(**model.block_arguments((size,))), jnp.full(size, start + size)
     h, written = model.apply({"params": params}, x, start, method="enter"), []
@@ -164,6 +166,7 @@ def run(
                 cache,
                 start,
                 read,
+                read is not None,
             )
             own.append(cache)
         written.append(own)

@@ -61,6 +61,7 @@ class FlowBlock(nn.Module):
         cache: KVCache | None = None,
         start: jax.Array | int = 0,
         read: int | None = None,
+        write: bool = True,
     ) -> tuple[jax.Array, KVCache | None]:
         parts = Modulation((6,), x.shape[-1], self.dtype, self.init_std, name="modulation")(
             condition
@@ -77,7 +78,7 @@ class FlowBlock(nn.Module):
             use_bias=True,
             dropout=self.dropout,
             name="attention",
-        )(h, places, visible, cache=cache, start=start, read=read)
+        )(h, places, visible, cache=cache, start=start, read=read, write=write)
         x = x + gate_1 * h
         h = rms_norm(x, self.norm_eps) * (1 + scale_2) + shift_2
         h = GatedMLP(

@@ -50,6 +50,37 @@ def attend(
     return jnp.einsum("bnts,bsnh->btnh", weights, v)
 
 
+def attend_beside(
+    q: jax.Array,  # [B, T, N, H]
+    past: KVCache,  # rows [B, S, Nkv, H]
+    seen: jax.Array | int,  # rows of `past` that are seen, from the first
+    k: jax.Array,  # [B, T, Nkv, H]
+    v: jax.Array,  # [B, T, Nkv, H]
+) -> jax.Array:  # [B, T, N, H]
+    """`attend` of T tokens that see rows of a cache and, all of them, each other. The cache is only read: a
+    loop over it copies nothing."""
+    group = q.shape[2] // k.shape[2]
+    pieces = [
+        [
+            jnp.repeat(x.astype(q.dtype), group, axis=2) if group > 1 else x.astype(q.dtype)
+            for x in piece
+        ]
+        for piece in (past, (k, v))
+    ]
+    scores = [
+        jnp.einsum("btnh,bsnh->bnts", q, keys, preferred_element_type=jnp.float32)
+        for keys, _ in pieces
+    ]
+    rows = past.k.shape[1]
+    scores[0] = jnp.where(jnp.arange(rows) < seen, scores[0], jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) * q.shape[-1] ** -0.5)
+    weights = jnp.split(weights.astype(q.dtype), [rows], axis=-1)
+    return sum(
+        jnp.einsum("bnts,bsnh->btnh", part, values)
+        for part, (_, values) in zip(weights, pieces, strict=True)
+    )
+
+
 class Places(NamedTuple):
     """Where slots stand. T slots, or [B, T, ...] where each sample has its own.
 
@@ -94,8 +125,13 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         start: jax.Array | int = 0,  # cache row of the first key
         read: int | None = None,  # rows of the cache that are read
+        write: bool = True,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Returns the output [B, T, D] and, given a cache, the cache with this call's rows written."""
+        """Returns the output [B, T, D] and, given a cache, the cache with this call's rows written.
+
+        write=False: the cache is left as it is; the T tokens see its rows [0, start) and each other, whatever
+            `visible` says.
+        """
         batch, length, width = x.shape
         kv_heads = self.kv_heads or self.heads
         group, head_dim = self.heads // kv_heads, width // self.heads
@@ -120,17 +156,22 @@ class Attention(nn.Module):
             q = rotate(q, places.cos, places.sin)
             rotated = rotate(k[:, before:], places.cos, places.sin)
             k = jnp.concatenate([k[:, :before], rotated], axis=1) if before else rotated
-        if cache is not None:
-            cache = KVCache(
-                *(
-                    jax.lax.dynamic_update_slice_in_dim(rows, new.astype(rows.dtype), start, axis=1)
-                    for rows, new in ((cache.k, k), (cache.v, v))
-                )
-            )
-            k, v = cache.k[:, :read], cache.v[:, :read]
         dropout = Dropout(self.dropout)
         drops = self.dropout > 0 and self.has_rng("dropout")
-        out = attend(q, k, v, visible, key_valid, dropout if drops else None)
+        if cache is not None and not write:
+            out = attend_beside(q, cache, start, k, v)
+        else:
+            if cache is not None:
+                cache = KVCache(
+                    *(
+                        jax.lax.dynamic_update_slice_in_dim(
+                            rows, new.astype(rows.dtype), start, axis=1
+                        )
+                        for rows, new in ((cache.k, k), (cache.v, v))
+                    )
+                )
+                k, v = cache.k[:, :read], cache.v[:, :read]
+            out = attend(q, k, v, visible, key_valid, dropout if drops else None)
         out = nn.DenseGeneral(
             width,
             axis=(-2, -1),

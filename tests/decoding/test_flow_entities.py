@@ -61,9 +61,18 @@ def test_an_entity_depends_on_itself_and_those_before_it_only(kind):
             np.testing.assert_array_equal(changed, entities.of_token >= number)
 
 
+SAMPLING = {  # every solver, and guidance on some of its times
+    "token": dict(solver="euler_maruyama"),
+    "cell": dict(solver="heun", guidance_interval=(0.2, 0.7)),
+    "subsample": dict(solver="euler", guidance_interval=(0.5, 1.0)),
+    "scale": dict(solver="euler_maruyama", guidance_interval=(0.1, 0.9)),
+    "image": dict(solver="heun"),
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_sampling_is_sampling_without_a_cache(kind):
-    model, params = build(kind)
+    model, params = build(kind, **SAMPLING[kind])
     entities, times = model.entities, model.times()
     start, xi = noise_of(model)
     noise = flow_entities.given_noise(start, xi, entities.starts)
@@ -75,21 +84,32 @@ def test_cached_sampling_is_sampling_without_a_cache(kind):
     weight = flow_entities.weights(model, guidance)
     assert weight[0] == (3 if kind == "image" else 1)
     assert weight[-1] == 3
+    low, high = model.guidance_interval
     null, both = jnp.arange(4) >= 2, {"label": jnp.tile(COND["label"], 2)}
     run = jax.jit(lambda x, t: model.apply({"params": params}, x, t, both, null))
+
+    def velocity(x, number, i, guided):
+        t = np.zeros((4, entities.count), np.float32)
+        t[:, number] = (time_index(times)[i] + 0.5) / 1000
+        v = run(jnp.tile(x, (2, 1, 1)), t)[:, entities.of_token == number]
+        return v[2:] + (weight[number] if guided else 1.0) * (v[:2] - v[2:])
+
     x = jnp.zeros_like(start)
     for number in range(entities.count):
         own = entities.of_token == number
         x = x.at[:, own].set(start[:, own])
         for i in range(model.steps):
-            t = np.zeros((4, entities.count), np.float32)
-            t[:, number] = (time_index(times)[i] + 0.5) / 1000
-            v = run(jnp.tile(x, (2, 1, 1)), t)[:, own]
-            v = v[2:] + weight[number] * (v[:2] - v[2:])
-            dt, old = times[i + 1] - times[i], x[:, own]
-            new = old + dt * ((2 - times[i]) * v + old)
-            if i < model.steps - 1:
-                new += np.sqrt(-2 * times[i] * dt) * xi[i][:, own]
+            dt, old, guided = times[i + 1] - times[i], x[:, own], low <= times[i] <= high
+            v = velocity(x, number, i, guided)
+            if model.solver == "euler_maruyama":
+                new = old + dt * ((2 - times[i]) * v + old)
+                if i < model.steps - 1:
+                    new += np.sqrt(-2 * times[i] * dt) * xi[i][:, own]
+            else:
+                new = old + dt * v
+                if model.solver == "heun" and times[i + 1] > 0:
+                    ahead = velocity(x.at[:, own].set(new), number, i + 1, guided)
+                    new = old + dt * (v + ahead) / 2
             x = x.at[:, own].set(new)
     np.testing.assert_allclose(drawn, x, atol=2e-4)
 
