@@ -40,9 +40,9 @@ from imgen.interop.table import (
 from imgen.interop.titok import block_rows
 
 WHERE = (
-    "take openai/clip-vit-large-patch14-336 (for CMMD) or openai/clip-vit-base-patch32 (for CLIPScore) from the "
-    "Hugging Face hub with its config.json, or OpenAI's ViT-L-14-336px.pt or ViT-B-32.pt; "
-    "python -m imgen.convert --system clip --checkpoint FILE --out DIR makes safetensors of .bin and .pt files"
+    "take openai/clip-vit-large-patch14-336 (for CMMD) or openai/clip-vit-base-patch32 (for CLIPScore) from "
+    "the Hugging Face hub with its config.json, or OpenAI's ViT-L-14-336px.pt or ViT-B-32.pt; python -m "
+    "imgen.convert --system clip --checkpoint FILE --out DIR makes safetensors of .bin and .pt files"
 )
 IGNORED = (
     r"(text|vision)_model\.embeddings\.position_ids",
