@@ -11,6 +11,7 @@ from imgen.errors import UserError
 from imgen.evaluation.feature_matrix import checked, unit
 
 PAPER_SCALE = 2.5
+PAPER_PREFIX = "A photo depicts"
 PERCENT = 100.0  # of torchmetrics, and of papers on generation
 
 
@@ -24,8 +25,14 @@ def cosines(images, texts) -> np.ndarray:
 
 
 def clip_score(images, texts, scale: float = PERCENT) -> np.ndarray:
-    """scale * max(cosine, 0) of each pair: [N]. PAPER_SCALE with the prefix "A photo depicts" is Hessel's."""
+    """scale * max(cosine, 0) of each pair: [N]. PAPER_SCALE with PAPER_PREFIX is Hessel's."""
     return scale * np.maximum(cosines(images, texts), 0.0)
+
+
+def score_name(prefix: str = "", scale: float = PERCENT) -> str:
+    """The metric of a result: "clipscore/100", "clipscore/2.5/a_photo_depicts". The model is its network."""
+    words = "_".join(prefix.lower().split())
+    return f"clipscore/{scale:g}" + (f"/{words}" if words else "")
 
 
 def ref_clip_score(score: np.ndarray, reference_cosine: np.ndarray) -> np.ndarray:

@@ -148,7 +148,10 @@ def to_official(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.nd
         ]
         for keys, *layer in zip(pair.layers, *stacked, strict=True):
             tensors = _as_tuple(pair.row.transform.to_official(*layer))
-            state.update(zip(keys, map(np.ascontiguousarray, tensors), strict=True))
+            state.update(
+                (key, np.asarray(tensor, order="C"))
+                for key, tensor in zip(keys, tensors, strict=True)
+            )
     return state
 
 

@@ -36,7 +36,16 @@ def swiglu_hidden(width: int, multiple_of: int = 256, multiplier: float | None =
     return multiple_of * -(-hidden // multiple_of)
 
 
-ACTIVATIONS = {"silu": nn.silu, "gelu": functools.partial(nn.gelu, approximate=False)}
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x sigmoid(1.702 x), OpenAI CLIP's approximation of GELU."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "quick_gelu": quick_gelu,
+}
 
 
 class GatedMLP(nn.Module):

@@ -1,4 +1,4 @@
-"""The vision transformer's block, as CLIP writes it: pre-norm, biases, full attention, exact GELU.
+"""The vision transformer's block, as CLIP writes it: pre-norm, biases, full attention.
 
 Source: "An Image is Worth 16x16 Words"; CLIP, model.py; bytedance/1d-tokenizer, modeling/modules/blocks.py.
 SwiGLU as DINOv2 has it (facebookresearch/dinov2, layers/swiglu_ffn.py).
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from imgen.errors import UserError
 from imgen.nn.attention import KVCache
 from imgen.nn.constrain import constrain
-from imgen.nn.mlp import GatedMLP
+from imgen.nn.mlp import ACTIVATIONS, GatedMLP
+
+MLP = Literal["gelu", "quick_gelu", "swiglu"]
 
 
 class ViTBlock(nn.Module):
@@ -21,8 +23,8 @@ class ViTBlock(nn.Module):
 
     Queries, keys and values are one kernel [D, 3, D], Xavier-uniform over the whole of it, as PyTorch
     starts its MultiheadAttention; the other kernels start normal with deviation `init_std`.
-    mlp: "gelu" is down(gelu(up x)), mlp_ratio * D wide; "swiglu" is `GatedMLP` with biases, of 2/3 of that
-        width, rounded up to a multiple of 8.
+    mlp: "gelu" is down(gelu(up x)), exact, mlp_ratio * D wide; "quick_gelu" the same with x sigmoid(1.702 x);
+        "swiglu" is `GatedMLP` with biases, of 2/3 of that width, rounded up to a multiple of 8.
     """
 
     heads: int
@@ -30,7 +32,7 @@ class ViTBlock(nn.Module):
     eps: float = 1e-5
     init_std: float = 0.02
     dtype: Any = jnp.float32
-    mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp: MLP = "gelu"
 
     @nn.compact
     def __call__(
@@ -73,7 +75,7 @@ class ViTBlock(nn.Module):
             h = GatedMLP(gated, self.init_std, self.dtype, use_bias=True, name="mlp")(h)
             return constrain(x + h, "batch", None, None), cache
         h = nn.Dense(hidden, dtype=self.dtype, kernel_init=init, name="up")(h)
-        h = constrain(nn.gelu(h, approximate=False), "batch", None, "hidden")
+        h = constrain(ACTIVATIONS[self.mlp](h), "batch", None, "hidden")
         x = x + nn.Dense(width, dtype=self.dtype, kernel_init=init, name="down")(h)
         return constrain(x, "batch", None, None), cache
 
@@ -91,7 +93,7 @@ class ViT(nn.Module):
     init_std: float = 0.02
     remat: bool = False
     dtype: Any = jnp.float32
-    mlp: Literal["gelu", "swiglu"] = "gelu"
+    mlp: MLP = "gelu"
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[B, T, D] -> [B, T, D]. mask: see `ViTBlock`."""

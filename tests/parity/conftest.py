@@ -1,5 +1,9 @@
-"""`pytest tests/parity --goldens DIR`: one test for each golden file found in DIR."""
+"""`pytest tests/parity --goldens DIR`: one test for each golden file found in DIR.
 
+`--clip_vocab FILE`, or CLIP_VOCAB in the environment, is CLIP's vocabulary, which no golden file holds.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "goldens"
 
 def pytest_addoption(parser):
     parser.addoption("--goldens", default=None, help="folder of golden .npz and .json files")
+    parser.addoption("--clip_vocab", help="bpe_simple_vocab_16e6.txt.gz, or a Hugging Face folder")
 
 
 def golden_files(config) -> list[Path]:
@@ -17,6 +22,14 @@ def golden_files(config) -> list[Path]:
     if given and not folder.is_dir():
         raise pytest.UsageError(f"--goldens {given}: no such folder")
     return sorted(p for p in folder.glob("*") if p.suffix in (".npz", ".json"))
+
+
+@pytest.fixture
+def clip_vocabulary(pytestconfig) -> str | None:
+    """Where CLIP's vocabulary is, if that is known."""
+    given = pytestconfig.getoption("--clip_vocab") or os.environ.get("CLIP_VOCAB")
+    beside = SHARED.with_name("clip") / "bpe_simple_vocab_16e6.txt.gz"
+    return given or (str(beside) if beside.is_file() else None)
 
 
 def pytest_generate_tests(metafunc):

@@ -7,10 +7,14 @@ import numpy as np
 
 
 class Golden:
-    """One `.npz` or `.json` file. `case` names the test that reads it."""
+    """One `.npz` or `.json` file. `case` names the test that reads it.
 
-    def __init__(self, path: Path):
+    clip_vocabulary: CLIP's vocabulary, a file of the user's; None where there is none.
+    """
+
+    def __init__(self, path: Path, clip_vocabulary: str | None = None):
         self.stem = path.stem
+        self.clip_vocabulary = clip_vocabulary
         if path.suffix == ".json":
             self.meta = json.loads(path.read_text())
             self._arrays = {}
