@@ -17,6 +17,18 @@ def psnr(first: jax.Array, second: jax.Array) -> jax.Array:
     return -10.0 * jnp.log10(jnp.maximum(error, 10.0 ** (-MAX_PSNR / 10)))
 
 
+def likeness(images: jax.Array, recon: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Sums of psnr and, where the window fits, ssim_gauss11 over the images that count.
+
+    images, recon: uint8 [B, H, W, 3].   mask: [B].
+    """
+    pair = images / 255.0, recon / 255.0
+    sums = {"psnr": jnp.sum(mask * psnr(*pair))}
+    if min(images.shape[1:3]) >= 11:
+        sums["ssim_gauss11"] = jnp.sum(mask * ssim_gauss11(*pair))
+    return sums
+
+
 def ssim_gauss11(first: jax.Array, second: jax.Array) -> jax.Array:
     """SSIM as published: 11x11 Gaussian window of deviation 1.5, population covariance, range 1: [B].
 

@@ -39,7 +39,8 @@ class Adversary:
     """A discriminator with its losses.
 
     weight: of the tokenizer's term from step `start` on (steps count from 1); before, both players'
-        terms are 0 and so are the discriminator's gradients.
+        terms are 0 and so are the discriminator's gradients. A discriminator with batch norms sees images
+        all the same, for its running statistics, as LlamaGen's does; any other is not run (see `idle`).
     disc_weight: of the discriminator's loss; None (LlamaGen): `weight`. TiTok has 1.
     lecam_weight: of LeCam, added to the discriminator's loss; 0 leaves it out. TiTok has 0.001.
     lecam_decay: of the running means of real and fake logits that LeCam compares with. They are taken
@@ -74,6 +75,13 @@ class Adversary:
             stats = {**stats, "lecam": {"real": jnp.zeros(()), "fake": jnp.zeros(())}}
         return params, stats
 
+    def idle(self, stats: Stats, step: jax.Array) -> jax.Array | bool:
+        """Whether nothing happens to the discriminator at a step, counted from 1: before its start, unless it
+        has running statistics (`stats`) to keep. Its optimiser rests too, and its schedule (TiTok)."""
+        if stats.keys() - {"lecam"}:
+            return False
+        return step < self.start
+
     def terms(
         self,
         params: Any,
@@ -90,6 +98,17 @@ class Adversary:
         gradient of the sum is each player's own. step: counted from 1. similarity: reconstruction
         -> the loss that the adaptive weight compares with.
         """
+
+        def play() -> AdversarialTerms:
+            return self._play(params, stats, images, recon, step, similarity, last_layer)
+
+        def wait() -> AdversarialTerms:
+            return AdversarialTerms(jnp.zeros(()), jnp.zeros(()), stats)
+
+        idle = self.idle(stats, step)
+        return play() if idle is False else jax.lax.cond(idle, wait, play)
+
+    def _play(self, params, stats, images, recon, step, similarity, last_layer) -> AdversarialTerms:
         fixed_params, fixed_recon = jax.lax.stop_gradient((params, recon))
         usual = stats.get("lecam")
         stats = {name: value for name, value in stats.items() if name != "lecam"}

@@ -9,7 +9,7 @@ AMD-AIG-AIMA/Instella-T2I, bae/ae_model.py, bae/bnl.py, bae/resize_layers.py, co
 `causal_1d` is SEED's causal order of tokens (AILab-CVC/SEED, Qformer_casual.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ from imgen.nn.bidirectional import Block
 from imgen.nn.conv import Conv, depth_to_space
 from imgen.nn.norms import RMSNorm
 from imgen.tokenizers.quantizers import Bernoulli, VectorQuantizer
-from imgen.tokenizers.semantic import FeatureTarget, SemanticTarget, check_teacher
+from imgen.tokenizers.semantic import FeatureTarget, SemanticTarget, check_teacher, with_heads
 
 NORM_EPS = 1e-6
 Size = tuple[int, int]
@@ -383,8 +383,5 @@ def vq_1d(
 
 
 def _body(quantizer: nn.Module, **body: Any) -> Binary1D:
-    dtype = body.get("dtype", jnp.float32)
-    for name, head in (("semantic_target", SemanticTarget), ("repa", FeatureTarget)):
-        if isinstance(body.get(name), Mapping):
-            body[name] = construct(head, body[name], f"tokenizer.{name}", dtype=dtype)
+    body = with_heads(body, semantic_target=SemanticTarget, repa=FeatureTarget)
     return construct(Binary1D, body, "tokenizer", quantizer=quantizer)

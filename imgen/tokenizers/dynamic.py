@@ -11,7 +11,6 @@ features of a frozen EVA-CLIP tower and decodes to those; here a ViT is trained 
 is decoded. Its own training code is not public: the losses follow the paper.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -27,7 +26,7 @@ from imgen.nn.masked import NORM_EPS, MemoryBlock
 from imgen.nn.vit import ViT
 from imgen.tokenizers.quantizers.base import l2_normalize, straight_through
 from imgen.tokenizers.quantizers.vector import VectorQuantizer
-from imgen.tokenizers.semantic import FeatureTarget, check_teacher
+from imgen.tokenizers.semantic import FeatureTarget, check_teacher, with_heads
 
 INIT = nn.initializers.truncated_normal(0.02)  # positions and queries
 # Padding is not seen at all; the merger's 1e-6 would let it in where its scores are high.
@@ -352,10 +351,7 @@ def _kept_rows(z: jax.Array, keep: jax.Array) -> jax.Array:
     return take_positions(z, take_positions(pack_order(keep), cycle))
 
 
-def dynamic(semantic_target: Mapping[str, Any] | None = None, **arguments: Any) -> DynamicTokenizer:
+def dynamic(**arguments: Any) -> DynamicTokenizer:
     """The tokenizer of a config: `DynamicTokenizer`, its head given as a mapping."""
-    head = None
-    if semantic_target is not None:
-        dtype = arguments.get("dtype", jnp.float32)
-        head = construct(FeatureTarget, semantic_target, "tokenizer.semantic_target", dtype=dtype)
-    return construct(DynamicTokenizer, arguments, "tokenizer", semantic_target=head)
+    arguments = with_heads(arguments, semantic_target=FeatureTarget)
+    return construct(DynamicTokenizer, arguments, "tokenizer")

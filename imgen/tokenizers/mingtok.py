@@ -11,7 +11,6 @@ says of them (masked image modelling, multi-level supervision).
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +24,7 @@ from imgen.latents import LatentSpec, height_width
 from imgen.nn.attention import KVCache
 from imgen.nn.conv import depth_to_space
 from imgen.nn.vit import ViT
-from imgen.tokenizers.semantic import FeatureTarget, check_teacher
+from imgen.tokenizers.semantic import FeatureTarget, check_teacher, with_heads
 
 NORM_EPS = 1e-6
 normal = nn.initializers.normal(0.02)
@@ -360,13 +359,10 @@ class MingTok(nn.Module):
         return self.pixel_decoder.hidden(tokens)
 
 
-def mingtok(semantic_target: Mapping[str, Any] | None = None, **arguments: Any) -> MingTok:
+def mingtok(**arguments: Any) -> MingTok:
     """The tokenizer of a config: `MingTok`, its head given as a mapping."""
-    head = None
-    if semantic_target is not None:
-        dtype = arguments.get("dtype", jnp.float32)
-        head = construct(FeatureTarget, semantic_target, "tokenizer.semantic_target", dtype=dtype)
-    return construct(MingTok, arguments, "tokenizer", semantic_target=head)
+    arguments = with_heads(arguments, semantic_target=FeatureTarget)
+    return construct(MingTok, arguments, "tokenizer")
 
 
 # Ours, of as many tokens as the released model.

@@ -8,12 +8,14 @@ The teacher's features are data, float [B, M, F], computed by whoever makes the 
 is no loss, and a training pass that should have them is an error.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.nn.vit import ViT
 
@@ -118,3 +120,14 @@ class FeatureTarget(nn.Module):
     def loss(self, predicted: jax.Array, teacher: jax.Array) -> jax.Array:
         """weight * mean (1 - cosine)."""
         return self.weight * cosine_loss(predicted, jax.lax.stop_gradient(teacher))
+
+
+def with_heads(arguments: Mapping[str, Any], **heads: type[nn.Module]) -> dict[str, Any]:
+    """A tokenizer's arguments with the heads that a config gives as mappings built, in the tokenizer's dtype.
+    Raises UserError for arguments that a head doesn't have."""
+    dtype = arguments.get("dtype", jnp.float32)
+    given = {name: arguments[name] for name in heads if isinstance(arguments.get(name), Mapping)}
+    return {**arguments} | {
+        name: construct(heads[name], head, f"tokenizer.{name}", dtype=dtype)
+        for name, head in given.items()
+    }

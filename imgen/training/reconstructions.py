@@ -26,6 +26,12 @@ def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
     return reconstruct
 
 
+@jax.jit
+def replicate(images: jax.Array) -> jax.Array:
+    """On every device: what is looked at on the host."""
+    return constrain(images, None, None, None, None)
+
+
 def is_nested(tokenizer: nn.Module) -> bool:
     """Whether any number of the first tokens can be decoded (`decode(latents, keep)`)."""
     return "keep" in inspect.signature(tokenizer.decode).parameters

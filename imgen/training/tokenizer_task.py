@@ -15,16 +15,21 @@ import optax
 from imgen import images as pixels
 from imgen.construct import construct
 from imgen.errors import UserError
-from imgen.evaluation.reconstruction import psnr, ssim_gauss11
+from imgen.evaluation.reconstruction import likeness
 from imgen.latents import LatentSpec
-from imgen.nn.constrain import constrain
 from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.losses import RECONSTRUCTION, annealed
 from imgen.tokenizers.lpips import lpips
 from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
-from imgen.training.reconstructions import first_tokens, is_nested, reconstructor, stripper
+from imgen.training.reconstructions import (
+    first_tokens,
+    is_nested,
+    reconstructor,
+    replicate,
+    stripper,
+)
 from imgen.training.task import Batch, State
 
 # A tokenizer is small beside what it trains on: every device holds all of it.
@@ -213,13 +218,17 @@ class TokenizerTask:
         if "mse" in aux:
             metrics["psnr"] = 10.0 * jnp.log10(4.0 / aux["mse"])
         if self.adversary:
-            updates, new["disc_opt"] = self._disc_optimizer.update(
-                grads["disc"], state["disc_opt"], state["disc"]
-            )
-            new["disc"] = optax.apply_updates(state["disc"], updates)
+            new["disc"], new["disc_opt"] = self._update_discriminator(state, grads["disc"])
             new["disc_stats"] = aux["disc_stats"]
             metrics["disc_grad_norm"] = optax.global_norm(grads["disc"])
         return new, metrics | usage.report(new["usage"], step, self.usage_window)
+
+    def _update_discriminator(self, state: State, gradient: Any) -> tuple[Any, Any]:
+        idle = self.adversary.idle(state["disc_stats"], state["step"] + 1)
+        old = state["disc"], state["disc_opt"]
+        updates, opt = self._disc_optimizer.update(gradient, state["disc_opt"], state["disc"])
+        new = optax.apply_updates(state["disc"], updates), opt
+        return jax.tree.map(lambda a, b: jnp.where(idle, a, b), old, new)
 
     def _loss(self, state: State, players: dict, batch: Batch, rng: jax.Array) -> tuple:
         """The sum of both players' losses, whose gradient by each player is that of its own."""
@@ -324,7 +333,7 @@ class TokenizerTask:
         variables = {"params": _averaged(state)}
         latents = self.tokenizer.apply(variables, pixels.to_float(images), method="encode")
         recon = self.tokenizer.apply(variables, latents, method="decode")
-        sums = {"images": jnp.sum(mask), **_likeness(images, recon, mask)}
+        sums = {"images": jnp.sum(mask), **likeness(images, pixels.to_uint8(recon), mask)}
         if "lpips" in state:
             distance = lpips(state["lpips"], pixels.to_float(images), jnp.clip(recon, -1, 1))
             sums["lpips"] = jnp.sum(mask * distance)
@@ -344,7 +353,7 @@ class TokenizerTask:
 
         def of_first(keep: jax.Array) -> dict[str, jax.Array]:
             recon = self.tokenizer.apply(variables, latents, jnp.full(n, keep), method="decode")
-            return _likeness(images, recon, mask)
+            return likeness(images, pixels.to_uint8(recon), mask)
 
         lengths = jnp.array(first_tokens(self.tokenizer, images.shape[1:3]))
         return {"images": jnp.sum(mask), **jax.lax.map(of_first, lengths)}
@@ -382,21 +391,6 @@ class TokenizerTask:
         """Of the latents whose use is counted: without an index that stands for no code."""
         spec = self.tokenizer.spec(batch["image"].shape[1:3])
         return dataclasses.replace(spec, size=getattr(self.tokenizer, "num_codes", spec.size))
-
-
-@jax.jit
-def replicate(images: jax.Array) -> jax.Array:
-    """On every device: what is looked at on the host."""
-    return constrain(images, None, None, None, None)
-
-
-def _likeness(images: jax.Array, recon: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums of PSNR and SSIM of uint8 images and reconstructions in [-1, 1]."""
-    pair = images / 255.0, pixels.to_uint8(recon) / 255.0
-    sums = {"psnr": jnp.sum(mask * psnr(*pair))}
-    if min(images.shape[1:3]) >= 11:  # the window's size
-        sums["ssim_gauss11"] = jnp.sum(mask * ssim_gauss11(*pair))
-    return sums
 
 
 def _averaged(state: State) -> Any:

@@ -42,6 +42,15 @@ def flat(*means):
     return jnp.stack([jnp.full((4, 4, 3), mean) for mean in means])
 
 
+def test_before_its_start_a_discriminator_without_running_statistics_is_not_run():
+    images, recon = flat(0.2, 0.6), flat(-0.5, -0.1)
+    broken = {"gain": jnp.float32(jnp.nan)}
+    usual = {"lecam": {"real": jnp.float32(0.3), "fake": jnp.float32(-0.2)}}
+    before = play(LECAM, broken, usual, images, recon, 2)
+    assert before.generator == before.discriminator == 0 and before.stats == usual
+    assert np.isnan(play(LECAM, broken, usual, images, recon, 3).generator)
+
+
 def test_lecam_compares_with_the_running_means_from_before_the_step():
     images, recon = flat(0.2, 0.6), flat(-0.5, -0.1)  # mean logits 0.4 and -0.3
     params, stats = LECAM.init(jax.random.key(0), images)
@@ -74,7 +83,8 @@ def test_lecam_is_a_loss_of_the_discriminator_alone():
     params, stats = LECAM.init(jax.random.key(0), images)
 
     def loss(params, recon, adversary):
-        terms = play(adversary, params, stats, images, recon, 3)
+        own = stats if adversary.lecam_weight else {}
+        terms = play(adversary, params, own, images, recon, 3)
         return terms.generator + terms.discriminator
 
     gradient = jax.grad(loss, (0, 1))

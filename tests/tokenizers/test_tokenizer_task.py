@@ -20,6 +20,7 @@ from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
 from tests.tokenizers.random_params import random_params
+from tests.tokenizers.test_adversary import Brightness
 
 SIZES = dict(
     ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=32, codebook_dim=4,
@@ -195,6 +196,21 @@ def test_discriminator_stands_still_before_its_start_and_each_player_gets_its_ow
     (params, disc), together = gradients(players)
     for a, b in ((params, together["params"]), (disc, together["disc"])):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), a, b)
+
+
+def test_the_schedule_of_a_discriminator_begins_at_its_start():
+    schedule = dict(learning_rate=0.1, schedule=dict(name="constant", warmup_steps=10))
+    task = dataclasses.replace(
+        TASK, adversary=Adversary(Brightness(), start=3), disc_optimizer=schedule
+    )
+    batch = photos()
+    step, first = jax.jit(task.train_step), fresh(task, batch)
+    before, _ = run(step, first, batch, 2)
+    for name in ("disc", "disc_opt"):
+        jax.tree.map(np.testing.assert_array_equal, first[name], before[name])
+    after, _ = run(step, before, batch)
+    moved = float(after["disc"]["gain"] - before["disc"]["gain"])
+    assert abs(moved) == pytest.approx(0.1 / 10, rel=1e-3)  # Adam's first step is the rate
 
 
 @pytest.mark.parametrize("ema_codebook", [False, True])
