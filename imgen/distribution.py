@@ -64,6 +64,14 @@ def metrics_of_run(settings) -> tuple[str, ...]:
 
 def measure(args, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Results by name (`records.result`). args: flags of `imgen.evaluate`, metrics in an order of ours."""
+    if args.write_reference and not any(
+        DISTANCES[m.removeprefix("r")].reference for m in metrics if m not in OF_PAIRS
+    ):
+        raise UserError("--write_reference goes with metrics that need a reference, e.g. fid")
+    if args.write_reference and len({m in OF_SAMPLES for m in metrics if m not in OF_PAIRS}) > 1:
+        raise UserError(
+            "--write_reference: measure samples and reconstructions one after the other"
+        )
     job = _Job(args)
     results: dict[str, dict[str, Any]] = {}
     with jax.set_mesh(job.mesh):
@@ -89,7 +97,8 @@ class _Job:
         self.args, self.mesh = args, make_mesh()
         self.sharding = batch_sharding(self.mesh)
         self.settings = config.read_config(args.workdir) if args.workdir else None
-        self.batch_size = whole_batch(args.batch_size, self.mesh)
+        # Of each device: the same program for any number of them, and so the same images to the bit.
+        self.batch_size = args.batch_size * whole_batch(1, self.mesh)
         self._extractor: Extractor | None = None
 
     @property
@@ -170,7 +179,7 @@ class _Job:
             values = distance.measure(found, compared)
             protocol = Protocol(
                 network=network.name, resize=network.resize, dtype=network.dtype, n=found.num,
-                reference=compared and compared.name, **subject.protocol,
+                reference=against and against.name, **subject.protocol,
             )  # fmt: skip
             seconds = found.seconds + time.monotonic() - began
             about = dict(subject.about, network_hash=network.hash)
@@ -199,7 +208,7 @@ class _Job:
 
     def pairs(self, subject: Subject, metrics: Sequence[str]) -> dict:
         """Results of metrics of pairs: images and their originals in the same order."""
-        originals = subject.originals or self.against(subject, subject.images.num)
+        originals = subject.originals or self.against(subject, self.args.num)
         distance, about = None, dict(subject.about)
         if "lpips" in metrics:
             if not self.args.lpips_weights:

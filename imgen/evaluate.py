@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     numbers = args.num, args.reference_num, args.image_size, args.batch_size
     if any(number is not None and number < 1 for number in numbers):
         parser.error("--num, --reference_num, --image_size and --batch_size must be at least 1")
+    if args.write_reference and not args.write_reference.endswith(".npz"):
+        parser.error("--write_reference must end in .npz")
     if args.detections is not None:
         if args.num is not None:
             parser.error(
@@ -72,7 +74,10 @@ def _parser() -> cli.Parser:
         "--num", type=int,
         help="samples (default: 50,000 of a run, all of a file), or held-out images (default: all)",
     )  # fmt: skip
-    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument(
+        "--batch_size", type=int, default=128,
+        help="images at a time, for metrics of images on each device (default 128)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     images = parser.add_argument_group("of images")
     images.add_argument(

@@ -60,7 +60,7 @@ class Classifier(nn.Module):
 
 def to_size(images: jax.Array) -> jax.Array:
     """[B, H, W, 3] -> float32 [B, 32, 32, 3], bilinear with antialiasing; of 32x32 unchanged."""
-    images = images.astype(jnp.float32)
+    images = jnp.asarray(images, jnp.float32)
     if images.shape[1:3] == (SIZE, SIZE):
         return images
     shape = (len(images), SIZE, SIZE, images.shape[3])

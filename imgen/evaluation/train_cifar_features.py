@@ -75,7 +75,7 @@ def fit(
     """The classifier and its parameters, the average of the last steps (decay 0.995)."""
     model = Classifier(width)
     key = jax.random.key(seed)
-    params = model.init(key, jnp.zeros((1, SIZE, SIZE, 3)))["params"]
+    params = jax.jit(model.init)(key, jnp.zeros((1, SIZE, SIZE, 3)))["params"]
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 4), steps)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05)

@@ -42,6 +42,7 @@ class FeatureMetrics:
     make: the images that a state makes, on a mesh's devices. metrics: keys of DISTANCES; names: what they
     are called where it is another name. open_images, reference, reference_num: what they are measured
     against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
+    batch_size: of each device.
     """
 
     make: Callable[[State, NamedSharding], ImageSet]
@@ -52,7 +53,7 @@ class FeatureMetrics:
     weights: str | None = None
     reference: str = "eval"
     reference_num: int | None = None
-    batch_size: int = 64
+    batch_size: int = 32
 
     def __post_init__(self):
         check_metrics(self.metrics, DISTANCES, "metric")
@@ -67,7 +68,7 @@ class FeatureMetrics:
 
     def __call__(self, state: State) -> dict[str, float]:
         mesh = state["step"].sharding.mesh
-        sharding, batch_size = batch_sharding(mesh), whole_batch(self.batch_size, mesh)
+        sharding, batch_size = batch_sharding(mesh), self.batch_size * whole_batch(1, mesh)
         if self._extractor is None:
             self._extractor = Extractor(self._network, sharding)
         if self._against is None and (needs := needs_of_reference(self.metrics)):

@@ -1,4 +1,8 @@
-"""Many samples of a generator, on all devices and processes: image i depends on the seed and on i only."""
+"""Many samples of a generator, on all devices and processes: image i depends on the seed and on i only.
+
+To the bit where every device has equally many at a time; another number changes the rounding, and with it now
+and then a code that is drawn.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
