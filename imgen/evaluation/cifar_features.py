@@ -8,7 +8,6 @@ that an image's features do not depend on its batch.
 """
 
 import functools
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from imgen import paths
+from imgen import paths, weights
 from imgen.errors import UserError
 from imgen.evaluation.networks import FeatureNetwork
 
@@ -70,9 +68,8 @@ def to_size(images: jax.Array) -> jax.Array:
 def save(path: str | Path, params: Any, width: int, about: dict[str, Any]) -> None:
     """Weights as safetensors; about: what is known of their training, JSON in the file's metadata."""
     arrays = {k: np.asarray(v, np.float32) for k, v in paths.flatten(params).items()}
-    save_file(
-        arrays, path, metadata={"network": NAME, "about": json.dumps(about | {"width": width})}
-    )
+    metadata = {"network": NAME, "about": json.dumps(about | {"width": width})}
+    weights.write(path, arrays, metadata)
 
 
 def about(path: str | Path) -> dict[str, Any]:
@@ -98,14 +95,7 @@ def load(path: str | Path) -> FeatureNetwork:
     model = Classifier(about(path)["width"], precision=jax.lax.Precision.HIGHEST)
     with safe_open(path, "np") as file:
         arrays = {key: file.get_tensor(key) for key in file.keys()}
-    params: dict[str, Any] = {}
-    digest = hashlib.sha256()
-    for key in sorted(arrays):
-        *groups, leaf = key.split("/")
-        functools.reduce(lambda tree, name: tree.setdefault(name, {}), groups, params)[leaf] = (
-            arrays[key]
-        )
-        digest.update(arrays[key].tobytes())
+    params = paths.unflatten(arrays)
 
     def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
         return model.apply({"params": params}, to_size(images))
@@ -117,5 +107,5 @@ def load(path: str | Path) -> FeatureNetwork:
         params=params,
         apply=apply,
         widths={"pool3": 4 * model.width, "logits": CLASSES},
-        hash=digest.hexdigest()[:8],
+        hash=weights.fingerprint(params),
     )
