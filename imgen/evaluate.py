@@ -29,6 +29,7 @@ import jax
 from imgen import cli, config, distribution, drawing, run_metrics
 from imgen.errors import UserError
 from imgen.evaluation import replay
+from imgen.evaluation.distances import check_metrics
 from imgen.evaluation.feature_networks import FEATURES
 from imgen.training.sampling import LABELS
 
@@ -129,9 +130,7 @@ def _of_samples(args) -> dict[str, Any]:
 
 def _chosen(text: str | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
     metrics = text.split(",") if text else list(default)
-    for metric in metrics:
-        if metric not in known:
-            raise UserError(f"--metrics {metric!r} is none of {', '.join(known)}")
+    check_metrics(metrics, known, "--metrics")
     return metrics
 
 

@@ -67,7 +67,7 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
     It starts from the tokenizer of the run named in `init.tokenizer`, where there is one, and its parts
     from those of `init.parts`. A stage that has a checkpoint needs these runs no more.
     """
-    loop, arguments = _split(settings.train.tokenizer)
+    loop, arguments = _split("tokenizer", settings)
     task = _tokenizer_task(settings, loop, arguments)
     init = settings.get("init", {})
     if not has_checkpoint(workdir, "tokenizer"):
@@ -88,7 +88,7 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
     It starts from the generator of the run named in `init.generator`, where there is one. A stage that
     has a checkpoint needs neither run any more.
     """
-    loop, arguments = _split(settings.train.generator)
+    loop, arguments = _split("generator", settings)
     tokenizer, _ = build_tokenizer(settings)
     source = open_source(settings, "eval")
     init = settings.get("init", {})
@@ -176,7 +176,7 @@ def images_of(settings, where: str, num: int | None = None) -> ImageSet:
 
 def evaluation_task(name: str, settings):
     """The task of a stage, to evaluate a trained state with."""
-    loop, arguments = _split(settings.train[name])
+    loop, arguments = _split(name, settings)
     if name == "tokenizer":
         return _tokenizer_task(settings, loop, arguments)
     tokenizer, _ = build_tokenizer(settings)
@@ -265,12 +265,12 @@ def eval_transform(settings) -> Callable:
     return preprocess.EvalImages(settings.data.image_size, crop)
 
 
-def _split(settings) -> tuple[dict, dict]:
+def _split(name: str, settings) -> tuple[dict, dict]:
     """A stage's settings: those of the loop, and those of the task."""
-    settings = plain(settings)
+    settings = plain(settings.train[name])
     loop = {k: v for k, v in settings.items() if k in LOOP_KEYS}
     if keep_best := loop.pop("keep_best", None):
-        loop["keep_best"] = construct(KeepBest, keep_best, "keep_best")
+        loop["keep_best"] = construct(KeepBest, keep_best, f"train.{name}.keep_best")
     apart = LOOP_KEYS.union(MEASURING)
     return loop, {k: v for k, v in settings.items() if k not in apart}
 

@@ -4,8 +4,10 @@ Both the samples and the reference go through a feature network; the reference d
 measurement. Nothing of it is in the training step.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -42,12 +44,13 @@ class FeatureMetrics:
     make: the images that a state makes, on a mesh's devices. metrics: keys of DISTANCES; names: what they
     are called where it is another name. open_images, reference, reference_num: what they are measured
     against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
-    batch_size: of each device.
+    batch_size: of each device. group: the config's, for errors.
     """
 
     make: Callable[[State, NamedSharding], ImageSet]
     names: dict[str, str]
     open_images: OpenImages
+    group: str
     metrics: Sequence[str] = ("fid",)
     features: str = "random_inception"
     weights: str | None = None
@@ -56,15 +59,16 @@ class FeatureMetrics:
     batch_size: int = 32
 
     def __post_init__(self):
-        check_metrics(self.metrics, DISTANCES, "metric")
+        check_metrics(self.metrics, DISTANCES, f"{self.group}.metrics")
         self._network = load_network(self.features, self.weights)
         for need in (*needs_of_samples(self.metrics), *needs_of_reference(self.metrics)):
             if NEEDS[need] not in self._network.widths:
                 raise UserError(
-                    f"{self.features} gives no {NEEDS[need]} features, which metrics need"
+                    f"{self.group}.metrics need {NEEDS[need]} features, which {self.features} gives none of"
                 )
         self._extractor: Extractor | None = None
         self._against: Features | None = None
+        self._warned: set[str] = set()
 
     def __call__(self, state: State) -> dict[str, float]:
         mesh = state["step"].sharding.mesh
@@ -80,10 +84,28 @@ class FeatureMetrics:
         images = self.make(state, sharding)
         found = self._extractor(images, needs_of_samples(self.metrics), batch_size)
         protocol, values = Protocol(network=self._network.name, n=found.num), {}
-        for metric in self.metrics:
-            for name, value in DISTANCES[metric].measure(found, self._against).items():
-                values[protocol.name(self.names.get(name, name))] = value
+        with _said_once(self._warned):
+            for metric in self.metrics:
+                for name, value in DISTANCES[metric].measure(found, self._against).items():
+                    values[protocol.name(self.names.get(name, name))] = value
         return values
+
+
+@contextlib.contextmanager
+def _said_once(said: set[str]) -> Iterator[None]:
+    """Lets a warning of the metrics (too few samples) pass once and not at every measurement."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in said
+        said.add(record.getMessage())
+        return new
+
+    log = logging.getLogger("imgen.evaluate")
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
 
 
 def of_samples(
@@ -100,8 +122,9 @@ def of_samples(
             name="samples", size=(size, size), sharding=sharding,
         )  # fmt: skip
 
-    given = dict(make=make, names={"fid": "gfid"}, open_images=open_images)
-    return Evaluator(construct(FeatureMetrics, how, "train.generator.sample_eval", **given), every)
+    where = "train.generator.sample_eval"
+    given = dict(make=make, names={"fid": "gfid"}, open_images=open_images, group=where)
+    return Evaluator(construct(FeatureMetrics, how, where, **given), every)
 
 
 def of_reconstructions(
@@ -116,9 +139,10 @@ def of_reconstructions(
         return reconstructed(open_images("eval", num), reconstruct, averaged(state), sharding)
 
     names = {name: "r" + name for distance in DISTANCES.values() for name in distance.names}
-    given = dict(make=make, names=names, open_images=open_images)
+    where = "train.tokenizer.sample_eval"
+    given = dict(make=make, names=names, open_images=open_images, group=where)
     how = {"reference_num": num, **how}
-    return Evaluator(construct(FeatureMetrics, how, "train.tokenizer.sample_eval", **given), every)
+    return Evaluator(construct(FeatureMetrics, how, where, **given), every)
 
 
 EVALS = {"generator": of_samples, "tokenizer": of_reconstructions}

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from imgen import cli, encode, evaluate, sample, train
-from imgen.evaluation.cifar_features import Classifier, save
 from imgen.training.metrics import read_metrics
+from tests.evaluation.toy_network import untrained_weights
 from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
 
 QUICK = "configs/quickstart.py:smoke"
@@ -24,12 +23,7 @@ QUICK = "configs/quickstart.py:smoke"
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Of the network fd_cifar, untrained."""
-    path = tmp_path_factory.mktemp("weights") / "fd.safetensors"
-    shapes = jax.eval_shape(Classifier(8).init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape), shapes["params"])
-    save(path, params, 8, {})
-    return str(path)
+    return untrained_weights(tmp_path_factory.mktemp("weights") / "fd.safetensors")
 
 
 @pytest.fixture(scope="module")

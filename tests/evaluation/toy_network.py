@@ -1,8 +1,10 @@
 """A small random feature network, and sets of images that are arrays."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgen.evaluation.cifar_features import Classifier, save
 from imgen.evaluation.image_sets import ImageSet, padded
 from imgen.evaluation.networks import FeatureNetwork
 
@@ -34,6 +36,15 @@ def images_of(pixels, name="toys"):
             yield padded(pixels[start : start + batch_size], batch_size)
 
     return ImageSet(name, len(pixels), pixels.shape[1:3], read)
+
+
+def untrained_weights(path) -> str:
+    """Writes weights of the network fd_cifar, random ones."""
+    shapes = jax.eval_shape(Classifier(8).init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape), shapes["params"])
+    save(path, params, 8, {})
+    return str(path)
 
 
 def pictures(num=50, size=8, seed=0):
