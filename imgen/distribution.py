@@ -145,8 +145,10 @@ class _Job:
 
     def files(self) -> Subject:
         """The images of --samples."""
-        size = self.args.image_size if Path(self.args.samples).is_dir() else None
-        return Subject(open_images(self.args.samples, num=self.args.num, size=size))
+        args = self.args
+        cropped = args.samples.startswith("tfds:") or Path(args.samples).is_dir()
+        size = args.image_size if cropped else None
+        return Subject(open_images(args.samples, num=args.num, size=size, data_dir=args.data_dir))
 
     def against(self, subject: Subject, num: int | None) -> ImageSet:
         """The images of --reference, or those that the subject is measured against by itself. Data sets and

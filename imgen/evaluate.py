@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = _of_run(args) if args.workdir else _of_samples(args)
     if jax.process_index() == 0:
         text = json.dumps(result, indent=2)
-        _beside(args).write_text(text + "\n")
+        if path := _beside(args):
+            path.write_text(text + "\n")
         print(text)
 
 
@@ -61,7 +62,9 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(prog="imgen.evaluate", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", metavar="RUN", help="a trained run")
-    what.add_argument("--samples", metavar="A.npz|DIR", help="images, uint8 arr_0 or files")
+    what.add_argument(
+        "--samples", metavar="A.npz|DIR|tfds:NAME:SPLIT", help="images: uint8 arr_0, files"
+    )
     what.add_argument(
         "--detections", metavar="FILE", help="detections of objects in images, stored"
     )
@@ -134,8 +137,10 @@ def _chosen(text: str | None, default: Sequence[str], known: Sequence[str]) -> l
     return metrics
 
 
-def _beside(args) -> Path:
-    """Where the result goes."""
+def _beside(args) -> Path | None:
+    """Where the result goes; None for a data set's own images."""
+    if args.samples and args.samples.startswith("tfds:"):
+        return None
     where = Path(args.workdir or args.samples)
     return where / "evaluation.json" if where.is_dir() else where.with_suffix(".evaluation.json")
 

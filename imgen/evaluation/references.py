@@ -49,6 +49,16 @@ def reference_features(
     return Features(**{**vars(found), "name": published_name(images)})
 
 
+def check_reference(where: str, open_set: Callable[[], ImageSet], network: FeatureNetwork) -> None:
+    """Opens a reference and looks no further. Raises UserError for what `reference_features` would refuse
+    before it looks at images."""
+    if where.endswith(".npz") and (path := Path(where).expanduser()).is_file():
+        stored = reference.read(path)
+        if stored.pool is not None:
+            return _check(path, stored, network)
+    open_set()
+
+
 def _of_file(
     path: Path, stored: Reference, needs: tuple[str, ...], extractor: Extractor, batch_size: int
 ) -> Features:

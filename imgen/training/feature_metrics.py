@@ -25,7 +25,7 @@ from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import NEEDS, Extractor, Features
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.records import Protocol
-from imgen.evaluation.references import reference_features
+from imgen.evaluation.references import check_reference, reference_features
 from imgen.training.generator_task import GeneratorTask, averaged
 from imgen.training.loop import Evaluator
 from imgen.training.reconstructions import reconstructed, reconstructor
@@ -66,6 +66,8 @@ class FeatureMetrics:
                 raise UserError(
                     f"{self.group}.metrics need {NEEDS[need]} features, which {self.features} gives none of"
                 )
+        if needs_of_reference(self.metrics):
+            check_reference(self.reference, self._open_reference, self._network)
         self._extractor: Extractor | None = None
         self._against: Features | None = None
         self._warned: set[str] = set()
@@ -77,10 +79,8 @@ class FeatureMetrics:
             self._extractor = Extractor(self._network, sharding)
         if self._against is None and (needs := needs_of_reference(self.metrics)):
             self._against = reference_features(
-                self.reference,
-                lambda: self.open_images(self.reference, self.reference_num),
-                needs, self._extractor, batch_size,
-            )  # fmt: skip
+                self.reference, self._open_reference, needs, self._extractor, batch_size
+            )
         images = self.make(state, sharding)
         found = self._extractor(images, needs_of_samples(self.metrics), batch_size)
         protocol, values = Protocol(network=self._network.name, n=found.num), {}
@@ -89,6 +89,9 @@ class FeatureMetrics:
                 for name, value in DISTANCES[metric].measure(found, self._against).items():
                     values[protocol.name(self.names.get(name, name))] = value
         return values
+
+    def _open_reference(self) -> ImageSet:
+        return self.open_images(self.reference, self.reference_num)
 
 
 @contextlib.contextmanager

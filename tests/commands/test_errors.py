@@ -129,6 +129,10 @@ def test_what_is_wrong_with_the_second_stage_is_said_before_the_first(
             ["Inception's weights", "imgen.convert"],
         ),
         (
+            "config.train.tokenizer.sample_eval = dict(features='random_inception', reference='/no/f')",
+            ["/no/f", "no such file or folder"],
+        ),
+        (
             "config.train.generator.keep_best = dict(metric='loss', mod='max')",
             ["train.generator.keep_best", "'mod'", "'mode'"],
         ),
