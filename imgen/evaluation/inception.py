@@ -10,6 +10,7 @@ names that these ports gave them.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -185,6 +186,16 @@ def abstract_params() -> dict[str, Any]:
     """Shapes of the parameters."""
     x = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     return jax.eval_shape(Inception().init, jax.random.key(0), x)["params"]
+
+
+def conv_paths() -> list[str]:
+    """The parameter paths of all convolutions: "Conv2d_1a_3x3", ..., "Mixed_7c/branch_pool"."""
+    found = [step.name for step in STEM if isinstance(step, Conv)]
+    for block, branches in BLOCKS.items():
+        for step in itertools.chain.from_iterable(branches):
+            convs = (step,) if isinstance(step, Conv) else () if isinstance(step, Pool) else step
+            found += [f"{block}/{conv.name}" for conv in convs]
+    return found
 
 
 class Mixed(nn.Module):

@@ -4,8 +4,7 @@ Both projects publish the same weights (pt_inception-2015-12-05-6726825d.pth,
 weights-inception-2015-12-05-6726825d.pth). Layers have the same names there and here.
 """
 
-from imgen import paths
-from imgen.evaluation.inception import abstract_params
+from imgen.evaluation.inception import abstract_params, conv_paths
 from imgen.interop.system import by_table
 from imgen.interop.table import CONV, Row, layer
 
@@ -16,12 +15,10 @@ NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var"
 def rows() -> list[Row]:
     """The conversion table."""
     table = layer("fc", "fc")
-    for path in paths.flatten(abstract_params()):
-        ours, name = path.rsplit("/", 1)
-        if name == "kernel" and ours != "fc":
-            official = ours.replace("/", ".")
-            table.append(Row(f"{official}.conv.weight", path, CONV))
-            table += [Row(f"{official}.bn.{k}", f"{ours}/{v}") for k, v in NORM.items()]
+    for path in conv_paths():
+        official = path.replace("/", ".")
+        table.append(Row(f"{official}.conv.weight", f"{path}/kernel", CONV))
+        table += [Row(f"{official}.bn.{k}", f"{path}/{v}") for k, v in NORM.items()]
     return table
 
 

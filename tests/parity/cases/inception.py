@@ -43,7 +43,7 @@ def inception_fid(g: Golden) -> None:
             }
             for dialect in (ADM, PYTORCH_FID)
         )
-        for name in [name for name in g.outputs() if name.endswith(f"_{i}")]:
+        for name in sorted(name for name in g.outputs() if name.endswith(f"_{i}")):
             key = name.removesuffix(f"_{i}")
             if key == "pytorch_fid_pool3":
                 _close(torch["pool3"], g.out(name), name)
