@@ -167,7 +167,10 @@ def images_of(settings, where: str, num: int | None = None) -> ImageSet:
         data_dir = settings.data.source.get("data_dir")
         return open_images(where, num=num, size=crop, data_dir=data_dir)
     if settings.data.source.name == "latents":
-        raise UserError("this run was trained on stored codes: name other images as the reference")
+        raise UserError(
+            "this run was trained on stored codes: name FILE.npz, a folder or tfds:NAME:SPLIT as the "
+            "reference"
+        )
     source = open_source(settings, where)
     limit = settings.data[where].get("num_examples")
     num = min(limit or len(source), len(source)) if num is None else num

@@ -188,7 +188,8 @@ def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
             "16",
         ]
         assert cli.run(lambda a=arguments: encode.main(a)) == 0
-    config = tmp_path / "codes.py"
+    config, images = tmp_path / "codes.py", tmp_path / "images.npz"
+    np.savez(images, np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8))
     config.write_text(
         "from imgen.config import read_config\n"
         "from ml_collections import ConfigDict\n"
@@ -198,10 +199,12 @@ def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
         "    config.data.train = dict(split='train'); config.data.eval = dict(split='test')\n"
         f"    config.init = dict(tokenizer={str(trained)!r})\n"
         "    del config.train['tokenizer']\n"
+        f"    config.train.generator.sample_eval.reference = {str(images)!r}\n"
         "    return config\n"
     )
     arguments = ["--config", f"{config}", "--workdir", f"{tmp_path / 'run'}"]
     assert cli.run(lambda: train.main(arguments)) == 0
+    assert "val/gfd/fd_cifar/40" in read_metrics(tmp_path / "run/metrics.jsonl")[-1]
     # The mirrored images of shapes differ from the plain ones; the held-out codes are the plain ones.
     ours, theirs = (
         [
