@@ -158,7 +158,11 @@ class _Kept:
         result = {}
         for need, rows in self._rows.items():
             numbers = np.concatenate(gather_rows(np.concatenate(self._numbers[need])))
-            result[need] = np.concatenate(gather_rows(np.concatenate(rows)))[np.argsort(numbers)]
+            parts = gather_rows(np.concatenate(rows))
+            rows.clear()
+            # One process has them in order, and need not copy what may be half a gigabyte.
+            one = len(parts) == 1
+            result[need] = parts[0] if one else np.concatenate(parts)[np.argsort(numbers)]
         return result
 
 
