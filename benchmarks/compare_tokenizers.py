@@ -21,10 +21,10 @@ from ml_collections import FrozenConfigDict
 from benchmarks.page import write_page, write_table
 from benchmarks.runs import in_turns, refuse_changes
 from configs.small_tokenizers import SIZES
-from imgen import cli, config, evaluate, images, paths, train
+from imgen import cli, config, images, paths, run_metrics, train
 from imgen.errors import UserError
 from imgen.runs import load_tokenizer
-from imgen.stages import open_source
+from imgen.stages import eval_transform, open_source
 from imgen.training import plot
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
 
@@ -100,11 +100,11 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     run = load_tokenizer(workdir)
     nested = is_nested(run.module)
     num = NESTED_IMAGES if nested else None
-    args = SimpleNamespace(workdir=str(workdir), num=num, batch_size=128)
-    found = evaluate.reconstruction(args, settings)
+    args = SimpleNamespace(workdir=str(workdir), num=num, batch_size=128, checkpoint="latest")
+    found = run_metrics.reconstruction(args, settings)
     spec, points = run.spec, []
     if nested:
-        by_tokens = evaluate.prefixes(args, settings)["by_tokens"]
+        by_tokens = run_metrics.prefixes(args, settings)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.positions, row["psnr"], row["ssim_gauss11"]]
             for k, row in by_tokens.items()
@@ -146,7 +146,7 @@ def decoding(workdir: Path) -> Callable[[int], None]:
 def draw(path: Path, workdir: Path, settings: FrozenConfigDict, num: int = 16) -> None:
     """Original | reconstruction of the first held-out images; of nested tokenizers, strips."""
     run = load_tokenizer(workdir)
-    source, transform = open_source(settings, "eval"), evaluate.eval_transform(settings)
+    source, transform = open_source(settings, "eval"), eval_transform(settings)
     originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
     if is_nested(run.module):
         strips = jax.device_get(stripper(run.module)(run.params, originals[:8]))

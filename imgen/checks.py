@@ -14,7 +14,7 @@ from imgen import paths
 from imgen.config import plain
 from imgen.errors import UserError, did_you_mean
 from imgen.runs import PARTS, build_generator, build_tokenizer, saved_shapes, tokenizer_shapes
-from imgen.stages import STAGES, evaluation_task, evaluator, has_checkpoint, open_source
+from imgen.stages import STAGES, evaluation_task, evaluators, has_checkpoint, open_source
 from imgen.training.sharding import check_batch_size
 from imgen.training.warm_start import check_warm_start
 
@@ -44,7 +44,7 @@ def check(settings, workdir: str | Path, mesh) -> None:
         if name == "generator":
             batch = task.generator.conditioner.example(1)
             check_data(settings, task.generator)
-            evaluator(settings, task)
+        evaluators(name, settings, task)
         jax.eval_shape(task.init, jax.random.key(0), batch)
 
 

@@ -69,6 +69,31 @@ def _log_to_terminal(stream: TextIO) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def add_distributed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--distributed",
+        nargs="?",
+        const="auto",
+        metavar="HOST:PORT,PROCESSES,ID",
+        help="one of several processes; no value on TPU pods and SLURM, where JAX finds the others",
+    )
+
+
+def join(how: str | None) -> None:
+    """Joins the other processes, as --distributed says; only the first one then speaks."""
+    if how == "auto":
+        jax.distributed.initialize()
+    elif how:
+        try:
+            address, processes, index = how.split(",")
+            processes, index = int(processes), int(index)
+        except ValueError:
+            raise UserError(f"--distributed {how!r} is not HOST:PORT,PROCESSES,ID") from None
+        jax.distributed.initialize(address, processes, index)
+    if jax.process_index() != 0:
+        logging.getLogger("imgen").setLevel(logging.WARNING)
+
+
 def use_compilation_cache() -> None:
     """Keeps compiled programs in ~/.cache/imgen/jax, or where JAX_COMPILATION_CACHE_DIR says."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -1,195 +1,148 @@
-"""Measures a trained run on held-out data: `python -m imgen.evaluate --workdir RUN [--metrics ...]`.
+"""Measures a trained run, or images: `python -m imgen.evaluate --workdir RUN | --samples A.npz|DIR ...`.
 
-Prints one JSON object and writes it to RUN/evaluation.json. Metrics:
+Prints one JSON object and writes it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json.
+Metrics of a run on its held-out data, which are the default:
   reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
   likelihood      cross-entropy of the generator, in nats per code and per image
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
+Metrics of images by the features of a network (--features), as records under "results", each with the
+protocol that it was measured by and the published values of an equal one:
+  fid, sfid, is, precision_recall, kid            of --samples, or of what the run's generator draws
+  rfid, rsfid, ris, rprecision_recall, rkid       of the run's reconstructions of its held-out data
+  psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs
+--reference is what they are held against: FILE.npz of images or of statistics (--write_reference writes one),
+a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions eval).
 `--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
 (`imgen.evaluation.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
 """
 
-import contextlib
 import json
-import logging
-import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
-from imgen import cli, config
-from imgen.data.loader import eval_batches
+from imgen import cli, config, distribution, drawing, run_metrics
 from imgen.errors import UserError
 from imgen.evaluation import replay
-from imgen.evaluation.codes import bigram_cross_entropy, entropy
-from imgen.runs import build_tokenizer, load_generator, load_tokenizer
-from imgen.stages import eval_transform, evaluation_task, open_source, reading
-from imgen.training import prefetch
-from imgen.training.loop import sum_over
-from imgen.training.progress import Progress
-from imgen.training.reconstructions import first_tokens, is_nested
-from imgen.training.sharding import make_mesh, replicated, whole_batch
-
-log = logging.getLogger("imgen.evaluate")
-METRICS = ("reconstruction", "prefixes", "likelihood", "baselines")
+from imgen.evaluation.distances import check_metrics
+from imgen.evaluation.feature_networks import FEATURES
+from imgen.training.sampling import LABELS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    numbers = args.num, args.reference_num, args.image_size, args.batch_size
+    if any(number is not None and number < 1 for number in numbers):
+        parser.error("--num, --reference_num, --image_size and --batch_size must be at least 1")
+    if args.write_reference and not args.write_reference.endswith(".npz"):
+        parser.error("--write_reference must end in .npz")
+    if args.detections is not None:
+        if args.num is not None:
+            parser.error(
+                "--num goes with --workdir and --samples; of --detections, all images are scored"
+            )
+        return replay.main(args.metrics, args.detections)
+    cli.join(args.distributed)
+    cli.use_compilation_cache()
+    result = _of_run(args) if args.workdir else _of_samples(args)
+    if jax.process_index() == 0:
+        text = json.dumps(result, indent=2)
+        if path := _beside(args):
+            path.write_text(text + "\n")
+        print(text)
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(prog="imgen.evaluate", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", metavar="RUN", help="a trained run")
+    what.add_argument(
+        "--samples", metavar="A.npz|DIR|tfds:NAME:SPLIT", help="images: uint8 arr_0, files"
+    )
     what.add_argument(
         "--detections", metavar="FILE", help="detections of objects in images, stored"
     )
     parser.add_argument(
         "--metrics",
-        help=f"of a run: of {', '.join(METRICS)} (default: all); "
-        f"of detections: one of {', '.join(replay.METRICS)}",
+        help=f"of a run: {', '.join(run_metrics.MEASURES)} (default: those that it has); of "
+        f"images: {', '.join((*distribution.OF_SAMPLES, *distribution.OF_RECONSTRUCTIONS))}, "
+        f"{', '.join(distribution.OF_PAIRS)}; of detections: one of {', '.join(replay.METRICS)}",
     )
-    parser.add_argument("--num", type=int, help="held-out images (default: all)")
-    parser.add_argument("--batch_size", type=int, default=128)
-    args = parser.parse_args(argv)
-    if args.batch_size < 1 or (args.num is not None and args.num < 1):
-        parser.error("--num and --batch_size must be at least 1")
-    if args.detections is not None:
-        if args.num is not None:
-            parser.error("--num goes with --workdir; of --detections, all images are scored")
-        return replay.main(args.metrics, args.detections)
+    parser.add_argument(
+        "--num", type=int,
+        help="samples (default: 50,000 of a run, all of a file), or held-out images (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch_size", type=int, default=128,
+        help="images at a time, for metrics of images on each device (default 128)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    images = parser.add_argument_group("of images")
+    images.add_argument(
+        "--reference", metavar="FILE.npz|DIR|tfds:NAME:SPLIT|train|eval", help="see above"
+    )
+    images.add_argument("--reference_num", type=int, help="its first images (default: all)")
+    images.add_argument("--write_reference", metavar="FILE", help="write its statistics, .npz")
+    images.add_argument("--features", default="adm", help=f"of {', '.join(FEATURES)} (default adm)")
+    images.add_argument(
+        "--features_weights", "--inception_weights", metavar="FILE", help="the network's weights"
+    )
+    images.add_argument("--lpips_weights", metavar="FILE", help="of the metric lpips")
+    images.add_argument(
+        "--image_size", type=int, help="crop images of folders and data sets to it, as ADM does"
+    )
+    images.add_argument("--data_dir", metavar="DIR", help="of tfds: (default: TFDS_DATA_DIR)")
+    images.add_argument(
+        "--labels_of", choices=LABELS, default=LABELS[0],
+        help="classes of samples: equally many of each, or drawn (default balanced)",
+    )  # fmt: skip
+    drawing.add_flags(images)
+    cli.add_distributed(parser)
+    return parser
+
+
+def _of_run(args) -> dict[str, Any]:
     settings = config.read_config(args.workdir)
-    there = _measurable(settings)
-    metrics = args.metrics.split(",") if args.metrics else there
-    for metric in metrics:
-        if metric not in there:
-            raise UserError(f"--metrics {metric!r} is none of {', '.join(there)}")
-    cli.use_compilation_cache()
-
-    result = {"workdir": args.workdir, "split": settings.data.eval.split}
-    for metric in metrics:
+    own = run_metrics.measurable(settings)
+    metrics = _chosen(args.metrics, own, (*own, *distribution.metrics_of_run(settings)))
+    asked = [metric for metric in metrics if metric in own]
+    if asked and jax.process_count() > 1:
+        raise UserError(f"{', '.join(asked)}: measure these in one process")
+    result: dict[str, Any] = {"workdir": args.workdir, "split": settings.data.eval.split}
+    for metric in asked:
         began = time.monotonic()
-        result[metric] = MEASURES[metric](args, settings)
+        result[metric] = run_metrics.MEASURES[metric](args, settings)
         result[metric]["seconds"] = round(time.monotonic() - began, 1)
-    text = json.dumps(result, indent=2)
-    (Path(args.workdir) / "evaluation.json").write_text(text + "\n")
-    print(text)
+    if of_images := [metric for metric in metrics if metric not in own]:
+        result["results"] = distribution.measure(args, of_images)
+    return result
 
 
-def _measurable(settings) -> list[str]:
-    """The metrics that make sense for what a run trained."""
-    tokenizer, spec = build_tokenizer(settings)
-    there = []
-    if "tokenizer" in settings.train:
-        there += ["reconstruction", "prefixes"] if is_nested(tokenizer) else ["reconstruction"]
-    if "generator" in settings.train:
-        there += ["likelihood", "baselines"] if spec.kind == "index" else ["likelihood"]
-    return there
+def _of_samples(args) -> dict[str, Any]:
+    if not args.metrics:
+        raise UserError("--metrics is needed with --samples, e.g. --metrics fid,is")
+    metrics = _chosen(args.metrics, (), (*distribution.OF_SAMPLES, *distribution.OF_PAIRS))
+    return {"samples": args.samples, "results": distribution.measure(args, metrics)}
 
 
-def reconstruction(args, settings) -> dict[str, float]:
-    run = load_tokenizer(args.workdir)
-    task = evaluation_task("tokenizer", settings)
-    state = {"params": run.params}
-    measured = _evaluate(task, state, _held_out(args, settings), run.step)
-    bits = run.spec.bits
-    if "tokens" in measured:  # of images with unlike numbers of them, on average
-        bits = measured["tokens"] * math.log2(run.module.num_codes)
-    return {"tokens": run.spec.positions, "bits": bits, **measured}
+def _chosen(text: str | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
+    metrics = text.split(",") if text else list(default)
+    check_metrics(metrics, known, "--metrics")
+    return metrics
 
 
-def prefixes(args, settings) -> dict[str, dict[str, float]]:
-    run = load_tokenizer(args.workdir)
-    task = evaluation_task("tokenizer", settings)
-    sums = _sums(
-        task,
-        _compiled(task.prefix_step),
-        {"params": run.params},
-        _held_out(args, settings),
-        run.step,
-    )
-    images = sums.pop("images")
-    lengths = first_tokens(run.module, settings.data.image_size)
-    rows = {
-        str(keep): {name: float(values[i] / images) for name, values in sums.items()}
-        for i, keep in enumerate(lengths)
-    }
-    return {"images": int(images), "by_tokens": rows}
-
-
-def likelihood(args, settings) -> dict[str, float]:
-    run = load_generator(args.workdir)
-    task = evaluation_task("generator", settings)
-    state = {"params": run.params, "tokenizer": run.tokenizer_params}
-    return _evaluate(task, state, _held_out(args, settings), run.step)
-
-
-def baselines(args, settings) -> dict[str, float]:
-    """What a model without context, and one with a single code of it, make of the same codes."""
-    stored = settings.data.source.name == "latents"
-    run = None if stored else load_tokenizer(args.workdir)
-
-    def codes(batches) -> np.ndarray:
-        found = [
-            (batch["codes"] if stored else run.encode(batch["image"]))[batch["mask"] > 0]
-            for batch in batches
-        ]
-        return np.concatenate(found).reshape(sum(map(len, found)), -1)
-
-    test = codes(_held_out(args, settings))
-    train = codes(_batches(args, settings, "train", None))
-    _, spec = build_tokenizer(settings)
-    return {
-        "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=spec.size)),
-        "bigram_cross_entropy": bigram_cross_entropy(train, test, spec.size),
-        "train_images": len(train),
-        "test_images": len(test),
-    }
-
-
-MEASURES = {
-    "reconstruction": reconstruction,
-    "prefixes": prefixes,
-    "likelihood": likelihood,
-    "baselines": baselines,
-}
-
-
-def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of a split, with a progress bar."""
-    source, size = open_source(settings, which), whole_batch(args.batch_size, make_mesh())
-    batches = eval_batches(
-        source, eval_transform(settings), batch_size=size, num_examples=num, **reading(settings)
-    )
-    total = -(-min(num or len(source), len(source)) // size)
-    progress = Progress(f"{which} images", total, items=size, noun="images")
-    with contextlib.closing(progress), prefetch.closing(batches):
-        for done, batch in enumerate(batches, 1):
-            yield batch
-            progress.update(done)
-
-
-def _held_out(args, settings):
-    return _batches(args, settings, "eval", args.num)
-
-
-def _compiled(step):
-    """A task's evaluation of a batch, compiled when it is first called."""
-    return jax.jit(step, out_shardings=replicated(make_mesh()))
-
-
-def _sums(task, eval_step, state, batches, step: int) -> dict[str, np.ndarray]:
-    mesh = make_mesh()
-    with jax.set_mesh(mesh):
-        state = {**task.frozen_items, **state, "step": np.int32(step)}
-        state = jax.device_put(state, replicated(mesh))
-        return sum_over(eval_step, state, batches, mesh)
-
-
-def _evaluate(task, state, batches, step: int) -> dict[str, float]:
-    sums = _sums(task, _compiled(task.eval_step), state, batches, step)
-    return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}
+def _beside(args) -> Path | None:
+    """Where the result goes; None for a data set's own images."""
+    if args.samples and args.samples.startswith("tfds:"):
+        return None
+    where = Path(args.workdir or args.samples)
+    return where / "evaluation.json" if where.is_dir() else where.with_suffix(".evaluation.json")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Parameter paths ("blocks/attn/q/kernel") and ordered lists of (regex, rule) over them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +19,18 @@ def path_of(key_path) -> str:
 def flatten(tree: Any) -> dict[str, Any]:
     """Leaves by path, in the tree's order."""
     return {path_of(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b/c": leaf} -> nested dict."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = leaf
+    return tree
 
 
 def first_match(path: str, rules: Sequence[tuple[str, Rule]], what: str) -> Rule:

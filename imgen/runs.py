@@ -20,11 +20,13 @@ from imgen.errors import UserError
 from imgen.generators import GENERATORS, Generator
 from imgen.latents import LatentSpec
 from imgen.tokenizers import TOKENIZERS
+from imgen.training.best import best_dir
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.loop import checkpoint_dir
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 PARTS = ("vae", "proxy")  # tokenizers inside tokenizers, trained elsewhere
+CHECKPOINTS = ("latest", "best")  # best: what `keep_best` of the stage kept
 
 
 def build_tokenizer(settings) -> tuple[nn.Module, LatentSpec]:
@@ -114,8 +116,10 @@ def fingerprint(params) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_tokenizer(run: str | Path) -> TrainedTokenizer:
+def load_tokenizer(run: str | Path, which: str = "latest") -> TrainedTokenizer:
     """The tokenizer that a run trained, that its generator carries or that its config names.
+
+    which: of CHECKPOINTS, where the run trained it.
 
     Raises UserError if there is none.
     """
@@ -127,7 +131,7 @@ def load_tokenizer(run: str | Path) -> TrainedTokenizer:
         if source := settings.get("init", {}).get("tokenizer"):
             return load_tokenizer(source)
     tokenizer, spec = build_tokenizer(settings)
-    with _open(run, "tokenizer") as (checkpointer, step):
+    with _open(run, "tokenizer", which) as (checkpointer, step):
         params = _averaged_params(checkpointer, step, tokenizer_shapes(tokenizer, settings))
     return TrainedTokenizer(tokenizer, params, spec, step)
 
@@ -185,14 +189,17 @@ class TrainedGenerator:
     step: int
 
 
-def load_generator(run: str | Path) -> TrainedGenerator:
-    """The generator that was trained in a run's folder. Raises UserError if there is none."""
+def load_generator(run: str | Path, which: str = "latest") -> TrainedGenerator:
+    """The generator that was trained in a run's folder; which: of CHECKPOINTS.
+
+    Raises UserError if there is none.
+    """
     settings = config.read_config(run)
     tokenizer, spec = build_tokenizer(settings)
     generator = build_generator(settings, spec)
     shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
     tokenizer_params = None
-    with _open(run, "generator") as (checkpointer, step):
+    with _open(run, "generator", which) as (checkpointer, step):
         params = _averaged_params(checkpointer, step, shapes)
         if checkpointer.has_item("tokenizer", step):
             shapes = tokenizer_shapes(tokenizer, settings)
@@ -209,9 +216,17 @@ def tokenizer_shapes(tokenizer: nn.Module, settings):
 
 
 @contextlib.contextmanager
-def _open(run: str | Path, stage: str) -> Iterator[tuple[Checkpointer, int]]:
+def _open(run: str | Path, stage: str, which: str = "latest") -> Iterator[tuple[Checkpointer, int]]:
     """The checkpoints of a stage, to read, and the newest readable step."""
-    with Checkpointer(checkpoint_dir(run, stage), read_only=True) as checkpointer:
+    folder = checkpoint_dir(run, stage)
+    if which == "best":
+        folder = best_dir(run, stage)
+        if not folder.is_dir():
+            raise UserError(
+                f"{run} kept no best checkpoint of its {stage}: set train.{stage}.keep_best, or take "
+                "the latest"
+            )
+    with Checkpointer(folder, read_only=True) as checkpointer:
         step = checkpointer.latest_step()
         if step is None:
             raise UserError(f"{run} has no readable checkpoint of its {stage}; train it first")

@@ -19,17 +19,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgen import cli, config, images
+from imgen import cli, config, drawing, images
 from imgen.data.loader import eval_batches
-from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
-from imgen.runs import load_generator, load_tokenizer
+from imgen.runs import load_tokenizer
 from imgen.stages import eval_transform, open_source, reading
 from imgen.training import prefetch
 from imgen.training.generator_task import sampler
-from imgen.training.prefetch import to_global
 from imgen.training.progress import Progress
 from imgen.training.reconstructions import draws, is_nested, reconstructor, stripper
+from imgen.training.sampling import draw_batches, num_classes
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.sample")
@@ -43,12 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--labels", help="classes to draw, e.g. 1,2,3; taken in turn. Default: all classes"
     )
-    parser.add_argument(
-        "--guidance", type=float, help="guidance scale, 1 for none (default: the run's)"
-    )
-    parser.add_argument("--temperature", type=float, help="0 takes the likeliest code")
-    parser.add_argument("--top_k", type=int, help="0 for all codes")
-    parser.add_argument("--top_p", type=float, help="1 for all codes; defaults of all: the run's")
+    drawing.add_flags(parser)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -59,38 +53,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "generator" not in config.read_config(args.workdir).train:
         return reconstruct(args, out)
 
-    run = load_generator(args.workdir)
-    if run.tokenizer_params is None:
-        raise UserError(
-            f"{args.workdir} was trained on stored codes without a tokenizer, so it cannot draw "
-            "pictures: train it with init.tokenizer set"
-        )
-    settings = config.read_config(args.workdir).train.generator
-    guidance = _chosen(settings.get("guidance", {}), scale=args.guidance)
-    filters = _chosen(
-        settings.get("filters", {}),
-        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-    )  # fmt: skip
-    labels = np.resize(_labels(args.labels, run.module.conditioner), args.num)
-    draw = sampler(run.module, run.tokenizer, Guidance(**guidance), Filters(**filters))
-    key, mesh, began = jax.random.key(args.seed), make_mesh(), time.monotonic()
-    size = whole_batch(min(args.batch_size, args.num), mesh)
+    run, guidance, filters = drawing.open_generator(args)
+    labels = np.resize(_labels(args.labels, run.module.conditioner), args.num).astype(np.int32)
+    mesh, began = make_mesh(), time.monotonic()
     progress = Progress("sample", args.num, noun="images")
-    pixels = None
+    pixels, done = None, 0
     with jax.set_mesh(mesh), contextlib.closing(progress):
         params = jax.device_put((run.params, run.tokenizer_params), replicated(mesh))
-        for start in range(0, args.num, size):
-            ids = np.arange(start, start + size)  # a short last batch is drawn whole and cut
-            batch = {"label": labels[ids % args.num].astype(np.int32), "id": ids}
-            batch = to_global(batch, batch_sharding(mesh))
-            drawn = draw(*params, {"label": batch["label"]}, key, batch["id"])
-            drawn = jax.device_get(drawn)[: args.num - start]
+        batches = draw_batches(
+            sampler(run.module, run.tokenizer, guidance, filters), *params, labels,
+            jax.random.key(args.seed), batch_size=whole_batch(min(args.batch_size, args.num), mesh),
+            sharding=batch_sharding(mesh),
+        )  # fmt: skip
+        for drawn in batches:
             if pixels is None:
                 pixels = np.empty((args.num, *drawn.shape[1:]), np.uint8)
-            pixels[start : start + size] = drawn
-            for number, image in enumerate(drawn, start):
+            pixels[done : done + len(drawn)] = drawn
+            for number, image in enumerate(drawn, done):
                 images.save_png(out / f"{number:06d}.png", image)
-            progress.update(min(start + size, args.num))
+            done += len(drawn)
+            progress.update(done)
     images.save_png(out / "grid.png", images.enlarge(images.grid(pixels[:100])))
     np.savez(out / "samples.npz", pixels, labels=labels)
     seconds = time.monotonic() - began
@@ -99,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def reconstruct(args, out: Path) -> None:
     """Held-out images through a run's tokenizer. Raises UserError for a flag that has no meaning for it."""
-    run, settings = load_tokenizer(args.workdir), config.read_config(args.workdir)
+    run, settings = load_tokenizer(args.workdir, args.checkpoint), config.read_config(args.workdir)
     tokenizer = run.module
     idle = ["labels", "temperature", "top_k", "top_p"]
     idle += [] if hasattr(tokenizer, "guidance_scale") else ["guidance"]
@@ -144,17 +126,8 @@ def reconstruct(args, out: Path) -> None:
     log.info("%d reconstructions: %s", len(recon), out)
 
 
-def _chosen(run_default, **asked) -> dict:
-    """The run's settings with those that the user gave."""
-    return {**config.plain(run_default), **{k: v for k, v in asked.items() if v is not None}}
-
-
 def _labels(text: str | None, conditioner) -> np.ndarray:
-    classes = getattr(conditioner, "num_classes", None)
-    if classes is None:
-        raise UserError(
-            "this run is conditioned on text features; imgen.sample draws classes only so far"
-        )
+    classes = num_classes(conditioner)
     if text is None:
         return np.arange(classes)
     try:

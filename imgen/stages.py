@@ -6,7 +6,8 @@ doesn't mention under `train` isn't run.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -19,6 +20,7 @@ from imgen.data.loader import eval_batches, train_batches
 from imgen.data.teacher import WithTeacher
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
+from imgen.evaluation.image_sets import ImageSet, of_source, open_images
 from imgen.interop import lpips
 from imgen.runs import (
     build_generator,
@@ -31,8 +33,10 @@ from imgen.runs import (
 )
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import DISCRIMINATORS
+from imgen.training.best import KeepBest
+from imgen.training.feature_metrics import EVALS
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.loop import Stage, checkpoint_dir
+from imgen.training.loop import Evaluator, Stage, checkpoint_dir
 from imgen.training.sample_metrics import SAMPLE_METRICS
 from imgen.training.tokenizer_task import TokenizerTask
 
@@ -45,6 +49,7 @@ LOOP_KEYS = {f.name for f in dataclasses.fields(Stage)} - {
     "make_pictures",
     "evaluators",
 }
+MEASURING = ("sample_metrics", "sample_eval")  # what `evaluators` reads
 
 
 def build_stages(settings, workdir: str | Path) -> Iterator[Stage]:
@@ -62,7 +67,7 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
     It starts from the tokenizer of the run named in `init.tokenizer`, where there is one, and its parts
     from those of `init.parts`. A stage that has a checkpoint needs these runs no more.
     """
-    loop, arguments = _split(settings.train.tokenizer)
+    loop, arguments = _split("tokenizer", settings)
     task = _tokenizer_task(settings, loop, arguments)
     init = settings.get("init", {})
     if not has_checkpoint(workdir, "tokenizer"):
@@ -73,6 +78,7 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
             found = paths.flatten(load_tokenizer(run).params) if run else {}
             trained |= {f"{part}/{path}": leaf for path, leaf in found.items()}
         task.trained = trained or None
+    loop["evaluators"] = evaluators("tokenizer", settings, task)
     return _stage("tokenizer", task, settings, loop)
 
 
@@ -82,7 +88,7 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
     It starts from the generator of the run named in `init.generator`, where there is one. A stage that
     has a checkpoint needs neither run any more.
     """
-    loop, arguments = _split(settings.train.generator)
+    loop, arguments = _split("generator", settings)
     tokenizer, _ = build_tokenizer(settings)
     source = open_source(settings, "eval")
     init = settings.get("init", {})
@@ -105,15 +111,13 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
         raise UserError(
             f"the codes in {source.name} are not of the tokenizer in {run}: encode them again"
         )
-    arguments.pop("sample_metrics", None)
     task = _generator_task(
         settings, loop, arguments, trained and trained.module, trained and trained.params
     )
     if init.get("generator") and not resumes:
         # Host arrays: no device should hold a copy beside its shards.
         task.trained = paths.flatten(jax.device_get(load_generator(init.generator).params))
-    if measure := evaluator(settings, task):
-        loop["evaluators"] = (measure,)
+    loop["evaluators"] = evaluators("generator", settings, task)
     return _stage("generator", task, settings, loop)
 
 
@@ -123,25 +127,61 @@ def has_checkpoint(workdir: str | Path, stage: str) -> bool:
     return any(path.name.isdigit() for path in checkpoint_dir(workdir, stage).glob("*"))
 
 
-def evaluator(settings, task: GeneratorTask) -> Callable | None:
-    """What `sample_metrics` measures of the generator's samples after the last step; None for nothing."""
-    arguments = plain(settings.train.generator).get("sample_metrics")
-    if not arguments:
-        return None
-    where, name = "train.generator.sample_metrics", arguments.pop("name", None)
-    if name not in SAMPLE_METRICS:
-        raise UserError(f"{where}.name {name!r} is none of {', '.join(SAMPLE_METRICS)}")
-    if not (settings.get("init", {}).get("tokenizer") or "tokenizer" in settings.train):
+def evaluators(name: str, settings, task: GeneratorTask | TokenizerTask) -> tuple[Evaluator, ...]:
+    """What a stage's `sample_metrics` and `sample_eval` measure of what it makes."""
+    found = []
+    arguments, where = _measuring(name, settings, "sample_metrics", ("generator",))
+    if arguments:
+        metric = arguments.pop("name", None)
+        if metric not in SAMPLE_METRICS:
+            raise UserError(f"{where}.name {metric!r} is none of {', '.join(SAMPLE_METRICS)}")
+        found.append(Evaluator(construct(SAMPLE_METRICS[metric], arguments, where, task=task)))
+    arguments, where = _measuring(name, settings, "sample_eval", STAGES)
+    if arguments:
+        size = settings.data.image_size
+        images = functools.partial(images_of, settings)
+        found.append(
+            construct(EVALS[name], arguments, where, task=task, size=size, open_images=images)
+        )
+    return tuple(found)
+
+
+def _measuring(name: str, settings, key: str, stages: Sequence[str]) -> tuple[dict, str]:
+    """The settings under a key of a stage that measures pictures, and where they are."""
+    where = f"train.{name}.{key}"
+    arguments = plain(settings.train[name]).get(key)
+    if arguments and name not in stages:
+        raise UserError(f"{where} is of the stage {' or '.join(stages)}")
+    if arguments and not (
+        settings.get("init", {}).get("tokenizer") or "tokenizer" in settings.train
+    ):
         raise UserError(f"{where} needs pictures, and so a tokenizer: set init.tokenizer")
-    return construct(SAMPLE_METRICS[name], arguments, where, task=task)
+    return dict(arguments or {}), where
+
+
+def images_of(settings, where: str, num: int | None = None) -> ImageSet:
+    """The first `num` images of "train" or "eval", a run's own data, or of what `open_images` opens."""
+    size = settings.data.image_size
+    if where not in ("train", "eval"):
+        crop = size if where.startswith("tfds:") else None
+        data_dir = settings.data.source.get("data_dir")
+        return open_images(where, num=num, size=crop, data_dir=data_dir)
+    if settings.data.source.name == "latents":
+        raise UserError(
+            "this run was trained on stored codes: name FILE.npz, a folder or tfds:NAME:SPLIT as the "
+            "reference"
+        )
+    source = open_source(settings, where)
+    limit = settings.data[where].get("num_examples")
+    num = min(limit or len(source), len(source)) if num is None else num
+    return of_source(source, eval_transform(settings), size, num, **reading(settings))
 
 
 def evaluation_task(name: str, settings):
     """The task of a stage, to evaluate a trained state with."""
-    loop, arguments = _split(settings.train[name])
+    loop, arguments = _split(name, settings)
     if name == "tokenizer":
         return _tokenizer_task(settings, loop, arguments)
-    arguments.pop("sample_metrics", None)
     tokenizer, _ = build_tokenizer(settings)
     return _generator_task(settings, loop, arguments, tokenizer, None)
 
@@ -228,11 +268,14 @@ def eval_transform(settings) -> Callable:
     return preprocess.EvalImages(settings.data.image_size, crop)
 
 
-def _split(settings) -> tuple[dict, dict]:
+def _split(name: str, settings) -> tuple[dict, dict]:
     """A stage's settings: those of the loop, and those of the task."""
-    settings = plain(settings)
+    settings = plain(settings.train[name])
     loop = {k: v for k, v in settings.items() if k in LOOP_KEYS}
-    return loop, {k: v for k, v in settings.items() if k not in LOOP_KEYS}
+    if keep_best := loop.pop("keep_best", None):
+        loop["keep_best"] = construct(KeepBest, keep_best, f"train.{name}.keep_best")
+    apart = LOOP_KEYS.union(MEASURING)
+    return loop, {k: v for k, v in settings.items() if k not in apart}
 
 
 def _stage(name: str, task, settings, loop: dict) -> Stage:

@@ -33,35 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(prog="imgen.train", description=__doc__.splitlines()[0])
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="default: RUN/config.json")
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run's folder")
-    parser.add_argument(
-        "--distributed",
-        nargs="?",
-        const="auto",
-        metavar="HOST:PORT,PROCESSES,ID",
-        help="one of several processes; no value on TPU pods and SLURM, where JAX finds the others",
-    )
+    cli.add_distributed(parser)
     args, rest = parser.parse_known_args(argv)
     unknown = [a for a in rest if not a.startswith(config.OVERRIDE)]
     if unknown:
         parser.error(f"unknown argument {unknown[0]!r}")
-    if args.distributed:
-        _join(args.distributed)
-    if jax.process_index() != 0:
-        logging.getLogger("imgen").setLevel(logging.WARNING)
+    cli.join(args.distributed)
     cli.use_compilation_cache()
     workdir = cli.make_workdir(args.workdir)
     train(_settle(args.config, rest, workdir), workdir)
-
-
-def _join(how: str) -> None:
-    if how == "auto":
-        return jax.distributed.initialize()
-    try:
-        address, processes, index = how.split(",")
-        processes, index = int(processes), int(index)
-    except ValueError:
-        raise UserError(f"--distributed {how!r} is not HOST:PORT,PROCESSES,ID") from None
-    jax.distributed.initialize(address, processes, index)
 
 
 def train(settings, workdir: Path) -> None:

@@ -1,8 +1,9 @@
 """Files of reference statistics, so that real images need not go through the network again.
 
 Keys: `mu` and `sigma` as pytorch-fid writes them; ADM's VIRTUAL_*.npz adds `mu_s` and `sigma_s` (sFID) and
-`arr_0`, 10,000 of the images, for precision and recall; our own add `n`, `protocol`, `network_hash` and
-`features`, those of some images, which serve precision and recall and KID.
+`arr_0`, 10,000 of the images, for precision and recall (read them by `image_sets.of_npz`); our own add `n`,
+`images` (what they are of), `network`, `network_hash` and `features`, those of some images, which serve
+precision and recall and KID.
 
 Source: openai/guided-diffusion, evaluations/README.md; mseitzer/pytorch-fid, fid_score.py.
 """
@@ -24,14 +25,15 @@ class Reference:
     """What a file of statistics holds; None for what it does not.
 
     pool: of pool3 (FID). spatial: of the spatial features (sFID). features: float32 [M, D], pool3 of some
-    images. protocol, network_hash: how they were made, "" where unknown. has_images: whether `read_images`
-    finds images in the file.
+    images. images: the name of what they are of; network, network_hash: what looked at it; "" where unknown.
+    has_images: whether there are images (arr_0) in the file.
     """
 
     pool: Gaussian | None = None
     spatial: Gaussian | None = None
     features: np.ndarray | None = None
-    protocol: str = ""
+    images: str = ""
+    network: str = ""
     network_hash: str = ""
     has_images: bool = False
 
@@ -52,7 +54,8 @@ def read(path: str | Path) -> Reference:
         pool=_gaussian(path, found, "mu", "sigma", count),
         spatial=_gaussian(path, found, "mu_s", "sigma_s", count),
         features=checked(found["features"], f"features in {path}") if "features" in found else None,
-        protocol=str(found.get("protocol", "")),
+        images=str(found.get("images", "")),
+        network=str(found.get("network", "")),
         network_hash=str(found.get("network_hash", "")),
         has_images=has_images,
     )
@@ -64,26 +67,9 @@ def read(path: str | Path) -> Reference:
     return reference
 
 
-def read_images(path: str | Path) -> np.ndarray:
-    """`arr_0`, uint8 [N, H, W, 3]. Raises UserError where there are no such images."""
-    with _open(path) as arrays:
-        if "arr_0" not in arrays.files:
-            raise UserError(f"{path} holds no images (arr_0): give a file or a folder that does")
-        try:
-            images = arrays["arr_0"]
-        except (ValueError, OSError, zipfile.BadZipFile) as e:
-            raise UserError(f"{path}: damaged ({e}); fetch it again") from e
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise UserError(
-            f"{path}: arr_0 is {images.dtype} {images.shape}, not uint8 images [N, H, W, 3]; round "
-            "to 0..255 before saving"
-        )
-    return images
-
-
 def write(path: str | Path, reference: Reference) -> None:
     """Writes what there is, under the keys above. The file appears only when it is whole."""
-    arrays = {"protocol": reference.protocol, "network_hash": reference.network_hash}
+    arrays = {key: getattr(reference, key) for key in ("images", "network", "network_hash")}
     for gaussian, suffix in ((reference.pool, ""), (reference.spatial, "_s")):
         if gaussian is not None:
             arrays |= {f"mu{suffix}": gaussian.mean, f"sigma{suffix}": gaussian.covariance}

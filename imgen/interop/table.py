@@ -135,7 +135,7 @@ def from_official(
                     f"has {tuple(want[path].shape)}; is the checkpoint of this model's size?"
                 )
             out[path] = leaf.astype(want[path].dtype)
-    return unflatten(out)
+    return paths.unflatten(out)
 
 
 def to_official(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -153,18 +153,6 @@ def to_official(rows: Sequence[Row], tree: Mapping[str, Any]) -> dict[str, np.nd
                 for key, tensor in zip(keys, tensors, strict=True)
             )
     return state
-
-
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b/c": leaf} -> nested dict."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *folders, name = path.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[name] = leaf
-    return tree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,6 +114,15 @@ class Checkpointer:
         """The newest step whose files are all as they were written."""
         return next((s for s in self._newest_first() if self._is_intact(s)), None)
 
+    def latest_meta(self) -> dict[str, Any] | None:
+        """The meta of the newest readable checkpoint, with its step; None without one."""
+        step = self.latest_step()
+        return None if step is None else self._meta(step)
+
+    def remove(self, step: int) -> None:
+        """Deletes the checkpoint of a step."""
+        self._manager.delete(step)
+
     def restore_latest(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
         """The newest readable (state, meta), or None if there are no checkpoints.
 
@@ -207,9 +216,12 @@ class Checkpointer:
         del meta["shapes"]
         return state, meta
 
+    def _meta(self, step: int) -> dict[str, Any]:
+        found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        return found["meta"]
+
     def _check_shapes(self, step: int, abstract: State, whole: bool) -> None:
-        saved = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        saved = saved["meta"]["shapes"]
+        saved = self._meta(step)["shapes"]
         if not whole:
             saved = {p: s for p, s in saved.items() if p.split("/")[0] in abstract}
         asked = _shapes(abstract)

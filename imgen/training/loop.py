@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from imgen import images
 from imgen.errors import NonFiniteLoss, UserError
 from imgen.training import prefetch
+from imgen.training.best import Best, KeepBest
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.metrics import MetricWriter
 from imgen.training.overview import memory_note, parameter_table
@@ -33,6 +34,14 @@ ASK_EVERY = 10  # steps after which several processes ask each other for a signa
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """What is measured besides: state -> metrics, every so many steps (0: after the last one only)."""
+
+    measure: Callable[[State], dict[str, float]]
+    every: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One thing to train. Every `*_every` counts steps; 0 means only after the last one.
 
@@ -41,7 +50,7 @@ class Stage:
     make_eval: () -> this process's evaluation batches, equally many on every process; None: no
       evaluation. Its first batch is also the one that is visualised, or that of `make_pictures`.
     batch_size: global. keep, keep_every: see Checkpointer.
-    evaluators: what is measured besides, after the last step: state -> metrics.
+    keep_best: by which metric of the evaluations the best state is kept besides, if any.
     """
 
     name: str
@@ -56,7 +65,8 @@ class Stage:
     visualize_every: int = 0
     keep: int = 2
     keep_every: int | None = None
-    evaluators: tuple[Callable[[State], dict[str, float]], ...] = ()
+    evaluators: tuple[Evaluator, ...] = ()
+    keep_best: KeepBest | None = None
     make_pictures: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None
 
 
@@ -102,18 +112,31 @@ def train_stage(
             enabled=jax.process_index() == 0,
         )
         with prefetch.closing(stage.make_train(start)) as batches, contextlib.closing(progress):
-            run = _StageRun(
-                stage, Path(workdir), mesh, seed, writer, checkpointer, meta or {}, batches
-            )
-            if not evaluated:  # the run was stopped between saving and evaluating
-                run.look(start)
-            return run.train(stop, progress)
+            best = contextlib.nullcontext()
+            if stage.keep_best:
+                best = Best(workdir, stage.name, stage.keep_best, start, meta or {})
+            with best as best:
+                run = _StageRun(
+                    stage,
+                    Path(workdir),
+                    mesh,
+                    seed,
+                    writer,
+                    checkpointer,
+                    best,
+                    meta or {},
+                    batches,
+                )
+                if not evaluated:  # the run was stopped between saving and evaluating
+                    run.look(start)
+                return run.train(stop, progress)
 
 
 class _StageRun:
     """The loop's machinery for one call of `train_stage`: state, compiled step, clocks, rows."""
 
-    def __init__(self, stage, workdir, mesh, seed, writer, checkpointer, meta, batches):
+    def __init__(self, stage, workdir, mesh, seed, writer, checkpointer, best, meta, batches):
+        self._best = best
         self._stage, self._task, self._workdir, self._mesh = stage, stage.task, workdir, mesh
         self._seed, self._writer, self._checkpointer, self._meta = seed, writer, checkpointer, meta
         self._unlogged: tuple[int, dict] | None = None
@@ -278,19 +301,37 @@ class _StageRun:
         self._saved = step
 
     def _evaluate(self, step: int) -> None:
-        with prefetch.closing(self._stage.make_eval()) as batches:
-            sums = sum_over(self._eval_step, self._state, batches, self._mesh)
-        if not sums:
-            raise UserError(f"{self._stage.name}: the evaluation data has no batch")
-        values = dict(self._task.summarize(sums))
-        if step == self._stage.steps:
-            for evaluator in self._stage.evaluators:
-                values |= evaluator(self._state)
+        values, last = {}, step == self._stage.steps
+        if held_out := _measures_held_out(self._stage, step):
+            with prefetch.closing(self._stage.make_eval()) as batches:
+                sums = sum_over(self._eval_step, self._state, batches, self._mesh)
+            if not sums:
+                raise UserError(f"{self._stage.name}: the evaluation data has no batch")
+            values |= self._task.summarize(sums)
+        due = [e for e in self._stage.evaluators if _due(step, e.every, last)]
+        for evaluator in due:
+            values |= evaluator.measure(self._state)
         values = {f"val/{k}": float(v) for k, v in values.items()}
+        if self._best:
+            everything = held_out and len(due) == len(self._stage.evaluators)
+            self._keep_best(step, values, everything)
         seconds = {"seconds": time.monotonic() - self._clock}
         self._writer.write(self._stage.name, step, {**values, **seconds})
         text = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
         log.info("%s step %d: %s", self._stage.name, step, text)
+
+    def _keep_best(self, step: int, values: dict[str, float], everything: bool) -> None:
+        """Before the evaluation's row is written: a run that is killed in between does both again."""
+        metric = self._stage.keep_best
+        if everything and metric.value(values) is None:
+            known = ", ".join(name.removeprefix("val/") for name in values)
+            raise UserError(
+                f"train.{self._stage.name}.keep_best.metric {metric.metric!r} was not measured, only {known}"
+            )
+        if self._best.beaten_by(values):
+            if not self._is_finite(self._state):
+                raise NonFiniteLoss(self._not_finite("the parameters are not finite", step))
+            self._best.save(step, self._state, values)
 
     def _visualize(self, step: int) -> None:
         # The same key and examples every time: pictures of different steps differ by training only.
@@ -330,8 +371,14 @@ def _due(step: int, every: int, last: bool) -> bool:
     return last or (every > 0 and step % every == 0)
 
 
-def _evaluates(stage: Stage, step: int) -> bool:
+def _measures_held_out(stage: Stage, step: int) -> bool:
     return bool(stage.make_eval) and _due(step, stage.eval_every, step == stage.steps)
+
+
+def _evaluates(stage: Stage, step: int) -> bool:
+    last = step == stage.steps
+    others = any(_due(step, evaluator.every, last) for evaluator in stage.evaluators)
+    return others or _measures_held_out(stage, step)
 
 
 def _is_evaluated(stage: Stage, step: int, writer: MetricWriter) -> bool:

@@ -7,9 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from imgen import images as pixels
+from imgen.evaluation.image_sets import Batches, ImageSet
 from imgen.nn.constrain import constrain
+from imgen.training.prefetch import to_global
 
 
 def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
@@ -30,6 +33,29 @@ def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
 def replicate(images: jax.Array) -> jax.Array:
     """On every device: what is looked at on the host."""
     return constrain(images, None, None, None, None)
+
+
+def reconstructed(
+    images: ImageSet,
+    reconstruct: Callable[..., jax.Array],
+    params: Any,
+    sharding: NamedSharding,
+    key: jax.Array | None = None,
+) -> ImageSet:
+    """What `reconstructor` makes of a set of images, as a set in the same order, made when it is read.
+
+    key: of what `decode` draws, if it does; an image's noise then depends on its place in its batch too.
+    """
+
+    def read(batch_size: int) -> Batches:
+        own = batch_size // jax.process_count()
+        before = own * jax.process_index()
+        for number, (rows, mask) in enumerate(images.read(batch_size)):
+            batch = to_global({"image": rows}, sharding)["image"]
+            more = () if key is None else (jax.random.fold_in(key, number),)
+            yield jax.device_get(reconstruct(params, batch, *more))[before : before + own], mask
+
+    return ImageSet(images.name, images.num, images.size, read)
 
 
 def is_nested(tokenizer: nn.Module) -> bool:

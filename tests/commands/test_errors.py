@@ -116,6 +116,26 @@ def test_what_is_wrong_with_the_second_stage_is_said_before_the_first(
         ("del config.data.source['name']", ["config.data.source", "'name'"]),
         ("config.train.tokenizer.microbatches = 0", ["0 microbatches"]),
         ("config.train.generator.sample_metrics.number = 8", ["'number'", "'num'"]),
+        (
+            "config.train.generator.sample_eval = dict(num=8, metrics=('fud',))",
+            ["train.generator.sample_eval", "'fud'", "fid"],
+        ),
+        (
+            "config.train.tokenizer.sample_eval = dict(num=8, feature='fd_cifar')",
+            ["train.tokenizer.sample_eval", "'feature'", "'features'"],
+        ),
+        (
+            "config.train.generator.sample_eval = dict(num=8, features='adm')",
+            ["Inception's weights", "imgen.convert"],
+        ),
+        (
+            "config.train.tokenizer.sample_eval = dict(features='random_inception', reference='/no/f')",
+            ["/no/f", "no such file or folder"],
+        ),
+        (
+            "config.train.generator.keep_best = dict(metric='loss', mod='max')",
+            ["train.generator.keep_best", "'mod'", "'mode'"],
+        ),
     ],
 )
 def test_what_a_config_file_has_wrong(capsys, tmp_path, change, words):

@@ -1,5 +1,6 @@
-"""imgen.train as two processes, as on two hosts."""
+"""imgen.train and imgen.evaluate as two processes, as on two hosts."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,8 @@ import time
 import pytest
 from PIL import Image
 
+from imgen import cli, evaluate
+from tests.evaluation.toy_network import untrained_weights
 from tests.training.killing import exact_rows, run
 
 SHORT = [
@@ -18,12 +21,12 @@ SHORT = [
 ]
 
 
-def start(index: int, port: int, *arguments: str) -> subprocess.Popen:
+def start(index: int, port: int, *arguments: str, module: str = "imgen.train") -> subprocess.Popen:
     return subprocess.Popen(
         [
             sys.executable,
             "-m",
-            "imgen.train",
+            module,
             "--distributed",
             f"localhost:{port},2,{index}",
             *arguments,
@@ -59,6 +62,25 @@ def test_two_processes_train_sample_and_measure_as_one_does(tmp_path):
         for name in ours.keys() & {"loss", "val/psnr", "val/nats_per_image"}:
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
     assert list((tmp_path / "two/samples/generator").glob("*.png"))
+    measures_of_two_processes_are_those_of_one(tmp_path / "two", tmp_path)
+
+
+def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
+    """Samples, reconstructions and their features on two processes; alone on eight devices."""
+    weights = untrained_weights(tmp_path / "fd.safetensors")
+    common = ["--workdir", str(workdir), "--metrics", "fid,kid,is,rfid,psnr", "--num", "21"]
+    common += ["--reference_num", "33", "--features", "fd_cifar", "--features_weights", weights]
+    port = free_port()
+    how = ["--batch_size", "8", *common]
+    pair = [start(i, port, *how, module="imgen.evaluate") for i in (0, 1)]
+    output = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], output
+    two = json.loads((workdir / "evaluation.json").read_text())["results"]
+    assert cli.run(lambda: evaluate.main(["--batch_size", "2", *common])) == 0
+    one = json.loads((workdir / "evaluation.json").read_text())["results"]
+    assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd/fd_cifar/21", "psnr/21"}
+    for name in one:
+        assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3), name
 
 
 def test_a_mistake_that_one_process_meets_ends_both(tmp_path):

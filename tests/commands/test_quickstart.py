@@ -14,15 +14,35 @@ from PIL import Image
 
 from imgen import cli, encode, evaluate, sample, train
 from imgen.training.metrics import read_metrics
+from tests.evaluation.toy_network import untrained_weights
 from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
 
 QUICK = "configs/quickstart.py:smoke"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("quickstart")
-    assert cli.run(lambda: train.main(["--config", QUICK, "--workdir", f"{workdir}"])) == 0
+def weights(tmp_path_factory):
+    """Of the network fd_cifar, untrained."""
+    return untrained_weights(tmp_path_factory.mktemp("weights") / "fd.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, weights):
+    """A run of the quickstart that also measures Frechet distances and keeps its best checkpoints."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    workdir, path = folder / "run", folder / "measured.py"
+    path.write_text(
+        "import runpy\n"
+        "def get_config():\n"
+        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        f"    how = dict(features='fd_cifar', weights={weights!r}, num=40, batch_size=4)\n"
+        "    config.train.tokenizer.sample_eval = how\n"
+        "    config.train.tokenizer.keep_best = dict(metric='psnr', mode='max')\n"
+        "    config.train.generator.sample_eval = dict(how, every=4, metrics=('fid', 'is'))\n"
+        "    config.train.generator.keep_best = dict(metric='gfd/fd_cifar/40')\n"
+        "    return config\n"
+    )
+    assert cli.run(lambda: train.main(["--config", f"{path}", "--workdir", f"{workdir}"])) == 0
     return workdir
 
 
@@ -75,6 +95,85 @@ def test_evaluate_agrees_with_the_training_log_and_states_the_baselines(trained,
     assert json.loads((trained / "evaluation.json").read_text()) == result
 
 
+def test_measures_while_training_are_those_of_the_command_on_the_kept_checkpoints(
+    trained, weights, tmp_path, capsys
+):
+    def measured(*arguments):
+        more = ["--features", "fd_cifar", "--features_weights", weights, "--batch_size", "4"]
+        assert cli.run(lambda: evaluate.main([*arguments, *more])) == 0
+        return {k: v["value"] for k, v in json.loads(capsys.readouterr().out)["results"].items()}
+
+    rows = [r for r in read_metrics(trained / "metrics.jsonl") if r["stage"] == "generator"]
+    logged = {r["step"]: r["val/gfd/fd_cifar/40"] for r in rows if "val/gfd/fd_cifar/40" in r}
+    assert list(logged) == [4, 8]
+    best = min(logged, key=logged.get)
+    assert [p.name for p in (trained / "checkpoints/generator_best").iterdir()] == [str(best)]
+    run = ["--workdir", f"{trained}", "--num", "40", "--reference", "eval"]
+    for checkpoint, value in (("best", logged[best]), ("latest", logged[8])):
+        found = measured(*run, "--metrics", "fid,is", "--checkpoint", checkpoint)
+        assert found["gfd/fd_cifar/40"] == pytest.approx(value, rel=1e-4)
+        assert found.keys() == {"gfd/fd_cifar/40", "is/fd_cifar/40"}
+    of_tokenizer = [
+        r for r in read_metrics(trained / "metrics.jsonl") if "val/rfd/fd_cifar/40" in r
+    ]
+    found = measured("--workdir", f"{trained}", "--num", "40", "--metrics", "rfid,psnr,ssim")
+    assert found["rfd/fd_cifar/40"] == pytest.approx(
+        of_tokenizer[-1]["val/rfd/fd_cifar/40"], rel=1e-4
+    )
+    assert 0 < found["psnr/40"] < 40 and -1 < found["ssim_gauss11/40"] < 1
+
+    # What imgen.sample writes, as a file and as a folder; the statistics of one of them, read again.
+    arguments = [
+        "--workdir",
+        f"{trained}",
+        "--out",
+        f"{tmp_path}",
+        "--num",
+        "40",
+        "--checkpoint",
+        "best",
+    ]
+    assert cli.run(lambda: sample.main(arguments)) == 0
+    capsys.readouterr()
+    file, statistics = f"{tmp_path}/samples.npz", f"{tmp_path / 'statistics.npz'}"
+    against = ["--reference", f"{tmp_path}", "--write_reference", statistics]
+    found = measured("--samples", file, *against, "--metrics", "fid,kid,precision_recall,psnr")
+    assert abs(found["gfd/fd_cifar/40"]) < 1e-6 and found["psnr/40"] == pytest.approx(98)
+    assert found["precision/fd_cifar/40"] == found["recall/fd_cifar/40"] == 1
+    record = json.loads((tmp_path / "samples.evaluation.json").read_text())["results"]
+    protocol = record["gfd/fd_cifar/40"]["protocol"]
+    assert protocol["reference"] == f"{tmp_path}" and protocol["n"] == 40
+    again = measured("--samples", f"{tmp_path}", "--reference", statistics, "--metrics", "fid")
+    assert abs(again["gfd/fd_cifar/40"]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--samples", "FILE", "--metrics", "fid"], ["--reference is needed"]),
+        (["--samples", "FILE"], ["--metrics is needed"]),
+        (["--samples", "FILE", "--metrics", "rfid"], ["'rfid' is none of fid"]),
+        (
+            ["--samples", "FILE", "--metrics", "sfid", "--reference", "FILE"],
+            ["spatial", "fd_cifar"],
+        ),
+        (["--samples", "FILE", "--metrics", "psnr", "--reference", "OTHER"], ["3 images", "4"]),
+        (["--samples", "FILE", "--metrics", "lpips", "--reference", "FILE"], ["--lpips_weights"]),
+        (["--samples", "FILE", "--metrics", "is", "--write_reference", "a.npz"], ["e.g. fid"]),
+        (["--samples", "FILE", "--metrics", "fid", "--num", "9"], ["3 images, not 9"]),
+    ],
+)
+def test_what_a_measurement_lacks_is_one_line(weights, tmp_path, capsys, arguments, words):
+    np.savez(tmp_path / "file.npz", np.full((3, 32, 32, 3), 9, np.uint8))
+    np.savez(tmp_path / "other.npz", np.full((4, 32, 32, 3), 9, np.uint8))
+    files = {"FILE": f"{tmp_path / 'file.npz'}", "OTHER": f"{tmp_path / 'other.npz'}"}
+    arguments = [files.get(a, a) for a in arguments]
+    arguments += ["--features", "fd_cifar", "--features_weights", weights, "--batch_size", "1"]
+    assert cli.run(lambda: evaluate.main(arguments)) == 2
+    err = capsys.readouterr().err.strip()
+    assert len(err.splitlines()) == 1 and all(word in err for word in words), err
+
+
 def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
     codes = tmp_path / "codes"
     for split in ("train", "test"):
@@ -89,7 +188,8 @@ def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
             "16",
         ]
         assert cli.run(lambda a=arguments: encode.main(a)) == 0
-    config = tmp_path / "codes.py"
+    config, images = tmp_path / "codes.py", tmp_path / "images.npz"
+    np.savez(images, np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8))
     config.write_text(
         "from imgen.config import read_config\n"
         "from ml_collections import ConfigDict\n"
@@ -99,10 +199,12 @@ def test_a_generator_trains_on_stored_codes(trained, tmp_path, capsys):
         "    config.data.train = dict(split='train'); config.data.eval = dict(split='test')\n"
         f"    config.init = dict(tokenizer={str(trained)!r})\n"
         "    del config.train['tokenizer']\n"
+        f"    config.train.generator.sample_eval.reference = {str(images)!r}\n"
         "    return config\n"
     )
     arguments = ["--config", f"{config}", "--workdir", f"{tmp_path / 'run'}"]
     assert cli.run(lambda: train.main(arguments)) == 0
+    assert "val/gfd/fd_cifar/40" in read_metrics(tmp_path / "run/metrics.jsonl")[-1]
     # The mirrored images of shapes differ from the plain ones; the held-out codes are the plain ones.
     ours, theirs = (
         [

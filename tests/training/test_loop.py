@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imgen.errors import NonFiniteLoss, UserError
-from imgen.training.loop import Stage
+from imgen.training.loop import Evaluator, Stage
 from imgen.training.metrics import read_metrics
 from imgen.training.sharding import make_mesh
 from imgen.training.signals import Interrupted
@@ -65,7 +65,7 @@ def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="disk is full"):
-        train(tmp_path / "a", toy_stage(steps=6, evaluators=(fails,)))
+        train(tmp_path / "a", toy_stage(steps=6, evaluators=(Evaluator(fails),)))
     rows = read_metrics(tmp_path / "a" / "metrics.jsonl")
     assert not any(r["step"] == 6 and "val/loss" in r for r in rows)
     train(tmp_path / "a", toy_stage(steps=6))

@@ -1,0 +1,139 @@
+"""Published weights -> our parameters: `python -m imgen.convert --system S --checkpoint FILE --out DIR`.
+
+Writes DIR/S.safetensors, whose keys are our parameter paths. FILE is the published one; its SHA-256 is
+checked where we know it (--expect_sha256 PREFIX names another, --any_weights checks nothing). Reading .pth,
+.pt, .ckpt and .bin takes torch (`pip install 'imgen[convert]'`), whose weights-only loader runs no code of
+the file; a .safetensors or .npz file with the official keys does without. --back turns S.safetensors into
+DIR/S_official.safetensors.
+"""
+
+import hashlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgen import cli, paths, weights
+from imgen.errors import UserError, did_you_mean
+from imgen.interop import inception
+from imgen.interop.files import read_arrays
+from imgen.interop.system import System
+
+log = logging.getLogger("imgen.convert")
+TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")
+SYSTEMS: dict[str, System] = {
+    "inception": inception.SYSTEM,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.Parser(prog="imgen.convert", description=__doc__.splitlines()[0])
+    parser.add_argument("--system", required=True, help=f"one of {', '.join(SYSTEMS)}")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published weights")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    check = parser.add_mutually_exclusive_group()
+    check.add_argument(
+        "--expect_sha256",
+        metavar="PREFIX",
+        help="how the SHA-256 of FILE begins (8 digits or more)",
+    )
+    check.add_argument("--any_weights", action="store_true", help="take a FILE of any SHA-256")
+    check.add_argument(
+        "--back", action="store_true", help="FILE is ours; write the official layout"
+    )
+    args = parser.parse_args(argv)
+    if args.system not in SYSTEMS:
+        hint = did_you_mean(args.system, list(SYSTEMS))
+        parser.error(f"--system {args.system!r} is none of {', '.join(SYSTEMS)} {hint}")
+    system, file = SYSTEMS[args.system], Path(args.checkpoint)
+    if not file.is_file():
+        raise UserError(f"--checkpoint {file}: no such file")
+    out = cli.make_workdir(args.out, "--out")
+    about = {"system": args.system, "source": file.name, "source_sha256": sha256(file)}
+    if args.back:
+        target = out / f"{args.system}_official.safetensors"
+        arrays = system.to_official(weights.read(file, system.like(), args.system))
+    else:
+        check_hash(file, about["source_sha256"], system, args.expect_sha256, args.any_weights)
+        target = out / f"{args.system}.safetensors"
+        arrays = paths.flatten(system.to_ours(read_state(file, system)))
+    weights.write(target, arrays, about)
+    log.info("wrote %s (%d tensors)", target, len(arrays))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(
+    file: Path, found: str, system: System, expected: str | None, any_weights: bool
+) -> None:
+    """Raises UserError where `found`, the SHA-256 of the file, doesn't begin as it should."""
+    if expected is not None:
+        expected = expected.lower()
+        if len(expected) < 8 or not set(expected) <= set("0123456789abcdef"):
+            raise UserError(
+                f"--expect_sha256 {expected!r}: give the first 8 or more hexadecimal digits"
+            )
+    elif any_weights or not system.sha256:
+        return
+    elif file.suffix not in TORCH_FILES:
+        log.info(
+            "%s is not the file that was published, so its hash cannot be checked (it is %s)",
+            file,
+            found,
+        )
+        return
+    expected = expected or system.sha256
+    if not found.startswith(expected):
+        raise UserError(
+            f"{file} has the SHA-256 {found[:16]}..., not {expected}...: fetch it again; or, if these are "
+            "the weights that you mean, pass --any_weights"
+        )
+
+
+def read_state(file: Path, system: System) -> Mapping[str, np.ndarray]:
+    """The official state dict in a file, as numpy arrays."""
+    if file.suffix not in TORCH_FILES:
+        if file.suffix not in (".safetensors", ".npz"):
+            known = ", ".join((*TORCH_FILES, ".safetensors", ".npz"))
+            raise UserError(f"{file}: weights are read from {known} files")
+        return read_arrays(file)
+    state: Any = read_torch(file)
+    if system.inside and isinstance(state, Mapping) and system.inside in state:
+        state = state[system.inside]
+    if not isinstance(state, Mapping):
+        raise UserError(f"{file} holds a {type(state).__name__}, not a state dict")
+    tensors = {key: value for key, value in state.items() if hasattr(value, "detach")}
+    if len(tensors) < len(state):
+        odd = min(str(key) for key in state if key not in tensors)
+        raise UserError(f"{file}: {odd} is not a tensor; is it a state dict of this system?")
+    return {key: _array(value) for key, value in tensors.items()}
+
+
+def read_torch(file: Path) -> Any:
+    """What torch's weights-only loader finds in a file, which it does not let run code."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{file}: reading it takes torch: pip install 'imgen[convert]', or save its tensors as "
+            ".safetensors where torch is at hand"
+        ) from error
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, by what is wrong with the file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file} cannot be read as weights of torch: {reason}") from error
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

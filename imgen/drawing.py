@@ -1,0 +1,64 @@
+"""How samples are drawn from a run: flags that commands share, and the run's own settings behind them."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from imgen import config
+from imgen.config import plain
+from imgen.decoding import Filters, Guidance
+from imgen.errors import UserError
+from imgen.runs import CHECKPOINTS, TrainedGenerator, load_generator
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--guidance", type=float, help="guidance scale, 1 for none (default: the run's)"
+    )
+    parser.add_argument("--temperature", type=float, help="0 takes the likeliest code")
+    parser.add_argument("--top_k", type=int, help="0 for all codes")
+    parser.add_argument("--top_p", type=float, help="1 for all codes; defaults of all: the run's")
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINTS, default="latest",
+        help="of the run: the latest, or the best one that train.STAGE.keep_best kept",
+    )  # fmt: skip
+
+
+def open_generator(args) -> tuple[TrainedGenerator, Guidance, Filters]:
+    """The generator of --workdir, and how to draw from it: as the run says, or as the flags do.
+
+    Raises UserError where it can draw no pictures.
+    """
+    run = load_generator(args.workdir, args.checkpoint)
+    if run.tokenizer_params is None:
+        raise UserError(
+            f"{args.workdir} was trained on stored codes without a tokenizer, so it cannot draw "
+            "pictures: train it with init.tokenizer set"
+        )
+    settings = config.read_config(args.workdir).train.generator
+    guidance = _chosen(settings.get("guidance", {}), scale=args.guidance)
+    filters = _chosen(
+        settings.get("filters", {}),
+        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+    )  # fmt: skip
+    return run, Guidance(**guidance), Filters(**filters)
+
+
+def _chosen(run_default, **asked) -> dict[str, Any]:
+    """The run's settings with those that the user gave."""
+    return {**plain(run_default), **{k: v for k, v in asked.items() if v is not None}}
+
+
+def describe(run: TrainedGenerator, guidance: Guidance, filters: Filters) -> dict[str, Any]:
+    """What a result says of its samples besides its protocol."""
+    return {
+        "step": run.step,
+        "guidance": dataclasses.asdict(guidance),
+        "filters": dataclasses.asdict(filters),
+    }
+
+
+def forward_passes(module) -> int | None:
+    """Network calls that draw one image; None where that isn't known."""
+    plan = getattr(module, "decoding_plan", None) or getattr(module, "plan", None)
+    return plan.calls if plan else getattr(module, "evaluations", None)

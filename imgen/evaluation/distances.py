@@ -1,0 +1,78 @@
+"""Metrics of a set of samples from its features, by the names that commands and configs use."""
+
+import dataclasses
+from collections.abc import Callable
+
+from imgen.errors import UserError
+from imgen.evaluation.features import Features
+from imgen.evaluation.frechet import frechet_distance
+from imgen.evaluation.inception_score import inception_score
+from imgen.evaluation.kernel_distance import kernel_distance
+from imgen.evaluation.precision_recall import precision_recall
+
+REFERENCE_FEATURES = 10_000  # images of the reference that precision and recall are measured with
+KID_SUBSET = 1000
+
+
+def _fid(samples: Features, reference: Features) -> dict[str, float]:
+    return {"fid": frechet_distance(samples.pool, reference.pool)}
+
+
+def _sfid(samples: Features, reference: Features) -> dict[str, float]:
+    return {"sfid": frechet_distance(samples.spatial, reference.spatial)}
+
+
+def _inception_score(samples: Features, reference: None) -> dict[str, float]:
+    return {"is": inception_score(samples.logits)}
+
+
+def _precision_recall(samples: Features, reference: Features) -> dict[str, float]:
+    precision, recall = precision_recall(samples.features, reference.features)
+    return {"precision": precision, "recall": recall}
+
+
+def _kid(samples: Features, reference: Features) -> dict[str, float]:
+    size = min(KID_SUBSET, len(samples.features), len(reference.features))
+    mean, deviation = kernel_distance(samples.features, reference.features, subset_size=size)
+    return {"kid": mean, "kid_std": deviation}
+
+
+@dataclasses.dataclass(frozen=True)
+class Distance:
+    """A metric of samples and a reference: what it needs of each (`features.NEEDS`), how it is measured
+    ({name: value}), and the names that it gives."""
+
+    samples: tuple[str, ...]
+    reference: tuple[str, ...]
+    measure: Callable[[Features, Features | None], dict[str, float]]
+    names: tuple[str, ...]
+
+
+DISTANCES = {
+    "fid": Distance(("pool",), ("pool",), _fid, ("fid",)),
+    "sfid": Distance(("spatial",), ("spatial",), _sfid, ("sfid",)),
+    "is": Distance(("logits",), (), _inception_score, ("is",)),
+    "precision_recall": Distance(
+        ("features",), ("features",), _precision_recall, ("precision", "recall")
+    ),
+    "kid": Distance(("features",), ("features",), _kid, ("kid", "kid_std")),
+}
+
+
+def needs_of_samples(metrics) -> tuple[str, ...]:
+    return _unique(need for metric in metrics for need in DISTANCES[metric].samples)
+
+
+def needs_of_reference(metrics) -> tuple[str, ...]:
+    return _unique(need for metric in metrics for need in DISTANCES[metric].reference)
+
+
+def _unique(needs) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(needs))
+
+
+def check_metrics(metrics, known, where: str) -> None:
+    """Raises UserError for a metric that is none of the known ones."""
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(f"{where} {metric!r} is none of {', '.join(known)}")

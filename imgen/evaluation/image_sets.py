@@ -1,0 +1,231 @@
+"""Images that are measured, or that others are measured against: of an .npz file, a folder or a data set.
+
+All images of a set have one size, so that a network's program is compiled once; what doesn't is refused with
+the name of the first image that differs, unless it is cropped as ADM does (`size`).
+"""
+
+import dataclasses
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from imgen.data import make_source
+from imgen.data.folder import IMAGE_SUFFIXES
+from imgen.data.loader import eval_batches
+from imgen.data.preprocess import EvalImages, center_crop
+from imgen.data.source import BadExample, Source, decode_image
+from imgen.errors import UserError
+
+OVERVIEWS = ("grid.png", "tokens.png")  # that imgen.sample writes beside the images
+# TFDS's name may hold a version, its split a colon: "tfds:cifar10:3.0.2:train[:1000]".
+DATASET = re.compile(r"tfds:([^:]+(?::\d+(?:\.\d+)*)?):(.+)")
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images in a fixed order.
+
+    name: what results call it. num: how many there are. size: (height, width).
+    read: the size of a batch of all processes together, a multiple of their number -> batches in order:
+        this process's rows, uint8 [B, H, W, 3], and their mask [B], 0 on padding. Every process gets
+        equally many batches.
+    """
+
+    name: str
+    num: int
+    size: tuple[int, int]
+    read: Callable[[int], Batches]
+
+
+def open_images(
+    where: str, *, num: int | None = None, size: int | None = None, data_dir: str | None = None
+) -> ImageSet:
+    """The images of FILE.npz, of a folder, or of "tfds:NAME:SPLIT".
+
+    num: the first so many; None for all. size: crop to it; a data set's images always are.
+
+    Raises UserError for what is missing, unreadable, not uint8, of unlike sizes, or fewer than `num`.
+    """
+    if match := DATASET.fullmatch(where):
+        if size is None:
+            raise UserError(f"{where}: --image_size is needed, to crop its images to")
+        source = make_source("tfds", match[2], dataset=match[1], data_dir=data_dir)
+        return of_source(source, EvalImages(size), size, num)
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return of_folder(path, num, size)
+    if not path.is_file():
+        raise UserError(
+            f"{where}: there is no such file or folder of images, nor is it tfds:NAME:SPLIT"
+        )
+    if size is not None:
+        raise UserError(f"{where}: images of a file are not cropped: leave out --image_size")
+    return of_npz(path, num)
+
+
+def of_source(
+    source: Source,
+    transform: Callable[[dict, Any], dict],
+    size: int | tuple[int, int],
+    num: int | None = None,
+    name: str | None = None,
+    **reading: Any,
+) -> ImageSet:
+    """The first `num` images of a data source; reading: further arguments of `eval_batches`."""
+    total = _counted(num, len(source), source.name)
+
+    def read(batch_size: int) -> Batches:
+        batches = eval_batches(
+            source, transform, batch_size=batch_size, num_examples=total,
+            process_index=jax.process_index(), process_count=jax.process_count(), **reading,
+        )  # fmt: skip
+        for batch in batches:
+            yield batch["image"], batch["mask"]
+
+    part = "" if total == len(source) else f"[:{total}]"
+    size = (size, size) if isinstance(size, int) else size
+    return ImageSet(name or source.name + part, total, size, read)
+
+
+class _Files:
+    """The image files of a folder and those below it, as a data source; any that can't be used ends it."""
+
+    num_classes = class_names = None
+
+    def __init__(self, root: Path, crop: int | None):
+        self.name, self._crop = str(root), crop
+        self._paths = sorted(
+            path for path in root.rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
+            and not path.name.startswith(".")
+        )  # fmt: skip
+        if not self._paths:
+            raise UserError(f"{root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        self.size = (crop, crop) if crop else self._read(self._paths[0]).shape[:2]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict:
+        path = self._paths[index]
+        image = self._read(path)
+        if self._crop:
+            image = center_crop(image, self._crop)
+        if image.shape[:2] != self.size:
+            (height, width), (h, w) = image.shape[:2], self.size
+            raise UserError(
+                f"{path} is {width}x{height}, {self._paths[0].name} {w}x{h}: give --image_size to crop all "
+                "of them to, or images of one size"
+            )
+        return {"image": image}
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as header:
+                mode = header.mode
+            image = decode_image(path, str(path))
+        except (OSError, BadExample) as bad:
+            reason = bad.reason if isinstance(bad, BadExample) else bad
+            raise UserError(f"{path} is no readable image ({reason}): mend or remove it") from bad
+        if mode[0] in "IF":  # more than 8 bits, which would be cut off
+            raise UserError(f"{path} has {mode} pixels, not 8 bits a channel: convert it first")
+        return image
+
+
+def _as_it_is(example: dict, rng) -> dict:
+    return example
+
+
+def of_folder(root: Path, num: int | None = None, size: int | None = None) -> ImageSet:
+    """The image files below a folder, in the order of their paths."""
+    files = _Files(root, size)
+    return of_source(files, _as_it_is, files.size, num, name=str(root))
+
+
+def of_npz(path: Path, num: int | None = None) -> ImageSet:
+    """`arr_0` of an .npz file, uint8 [N, H, W, 3], read from the disk batch by batch."""
+    total, height, width, _ = _read(path, lambda file: _header(path, file))
+    num = _counted(num, total, path)
+    row = height * width * 3
+
+    def read(batch_size: int) -> Batches:
+        own = batch_size // jax.process_count()
+        before = own * jax.process_index()
+        with _open(path) as archive, archive.open("arr_0.npy") as file:
+            _header(path, file)
+            for start in range(0, num, batch_size):
+                rows = min(batch_size, num - start)
+                data = np.frombuffer(_bytes(path, file, rows * row), np.uint8).reshape(
+                    rows, height, width, 3
+                )
+                if start == 0 and data.max() == 1:
+                    raise UserError(
+                        f"{path}: arr_0 holds 0 and 1 only; images are 0..255: scale them first"
+                    )
+                yield padded(data[before : before + own], own)
+
+    return ImageSet(str(path), num, (height, width), read)
+
+
+def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [n, ...] and zeros up to [length, ...], and the mask [length]."""
+    mask = (np.arange(length) < len(rows)).astype(np.float32)
+    return np.pad(rows, ((0, length - len(rows)), *((0, 0),) * (rows.ndim - 1))), mask
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path}: not a readable .npz file ({e})") from e
+
+
+def _read(path: Path, what: Callable) -> Any:
+    with _open(path) as archive:
+        if "arr_0.npy" not in archive.namelist():
+            raise UserError(f"{path} holds no images (arr_0): give a file or a folder that does")
+        with archive.open("arr_0.npy") as file:
+            return what(file)
+
+
+def _bytes(path: Path, file, count: int) -> bytes:
+    try:
+        data = file.read(count)
+    except (OSError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path}: damaged ({e}); fetch or write it again") from e
+    if len(data) != count:
+        raise UserError(f"{path}: damaged (it ends early); fetch or write it again")
+    return data
+
+
+def _header(path: Path, file) -> tuple[int, ...]:
+    """The shape of the array that begins here. Raises UserError unless it is uint8 [N, H, W, 3]."""
+    try:
+        version = np.lib.format.read_magic(file)
+        parse = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        shape, fortran, dtype = parse[version](file)
+    except (ValueError, KeyError, zipfile.BadZipFile) as e:
+        raise UserError(f"{path}: arr_0 is not a readable array ({e})") from e
+    if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or not all(shape):
+        raise UserError(
+            f"{path}: arr_0 is {dtype} {shape}, not uint8 images [N, H, W, 3]; round to 0..255 before saving"
+        )
+    if fortran:
+        raise UserError(f"{path}: arr_0 is in Fortran's order: save np.ascontiguousarray(arr_0)")
+    return shape
+
+
+def _counted(num: int | None, total: int, name: str | Path) -> int:
+    if num is not None and num > total:
+        raise UserError(f"{name} has {total} images, not {num}: ask for fewer")
+    return total if num is None else num

@@ -1,0 +1,117 @@
+"""What samples are measured against: images that go through the network, or a file of their statistics."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from imgen.errors import UserError
+from imgen.evaluation import reference
+from imgen.evaluation.distances import REFERENCE_FEATURES
+from imgen.evaluation.features import NEEDS, Extractor, Features
+from imgen.evaluation.image_sets import ImageSet, of_npz
+from imgen.evaluation.networks import FeatureNetwork
+from imgen.evaluation.reference import Reference
+
+# Files and data sets that publications measure against, as records.json calls them.
+PUBLISHED = {
+    "VIRTUAL_imagenet256_labeled": "adm_imagenet256",
+    "adm_in256_stats": "adm_imagenet256",
+    "imagenet2012/validation at 256x256": "imagenet_val_256",
+}
+
+
+def published_name(images: ImageSet) -> str:
+    """What results call a reference of images."""
+    height, width = images.size
+    return PUBLISHED.get(f"{images.name} at {width}x{height}", images.name)
+
+
+def reference_features(
+    where: str | None,
+    open_set: Callable[[], ImageSet],
+    needs: Iterable[str],
+    extractor: Extractor,
+    batch_size: int,
+) -> Features:
+    """Features of a reference, with its name as results call it.
+
+    where: a file of statistics; for anything else, `open_set` opens the images. needs: keys of
+    `features.NEEDS`.
+
+    Raises UserError for statistics of another network, or that lack what is needed.
+    """
+    needs = tuple(needs)
+    if where and where.endswith(".npz") and (path := Path(where).expanduser()).is_file():
+        stored = reference.read(path)
+        if stored.pool is not None:
+            return _of_file(path, stored, needs, extractor, batch_size)
+    images = open_set()
+    found = extractor(images, needs, batch_size, most_features=REFERENCE_FEATURES)
+    return Features(**{**vars(found), "name": published_name(images)})
+
+
+def check_reference(where: str, open_set: Callable[[], ImageSet], network: FeatureNetwork) -> None:
+    """Opens a reference and looks no further. Raises UserError for what `reference_features` would refuse
+    before it looks at images."""
+    if where.endswith(".npz") and (path := Path(where).expanduser()).is_file():
+        stored = reference.read(path)
+        if stored.pool is not None:
+            return _check(path, stored, network)
+    open_set()
+
+
+def _of_file(
+    path: Path, stored: Reference, needs: tuple[str, ...], extractor: Extractor, batch_size: int
+) -> Features:
+    network = extractor.network
+    _check(path, stored, network)
+    found = {need: getattr(stored, need) for need in needs}
+    if "features" in needs and stored.features is None and stored.has_images:
+        images = of_npz(path)
+        taken = extractor(images, ["features"], batch_size, most_features=REFERENCE_FEATURES)
+        found["features"] = taken.features
+    if lacking := [need for need, value in found.items() if value is None]:
+        raise UserError(
+            f"{path} holds no statistics of {', '.join(lacking)}: leave out the metrics that need them, give "
+            "images as the --reference, or write statistics anew with --write_reference"
+        )
+    name = PUBLISHED.get(path.stem, stored.images or path.stem)
+    return Features(name, stored.pool.count, **found)
+
+
+def _check(path: Path, stored: Reference, network: FeatureNetwork) -> None:
+    """That the statistics are of this network, as far as the file tells."""
+    if stored.network and stored.network != network.name:
+        raise UserError(
+            f"{path} holds statistics of {stored.network}, samples are looked at by {network.name}: give "
+            f"--features {stored.network}, or another --reference"
+        )
+    if stored.network_hash and stored.network_hash != network.hash:
+        raise UserError(
+            f"{path} holds statistics of other weights of {network.name} ({stored.network_hash}, not "
+            f"{network.hash}): write them anew with --write_reference"
+        )
+    sizes = {"pool": stored.pool, "spatial": stored.spatial}
+    for need, gaussian in sizes.items():
+        width = network.widths.get(NEEDS[need])
+        if gaussian is not None and width is not None and len(gaussian.mean) != width:
+            raise UserError(
+                f"{path}: its {need} statistics have {len(gaussian.mean)} features, {network.name} gives "
+                f"{width}: they are of another network"
+            )
+
+
+def stored(features: Features, network: FeatureNetwork) -> Reference:
+    """Features of a reference, to be written by `reference.write`."""
+    return Reference(
+        features.pool,
+        features.spatial,
+        features.features,
+        features.name,
+        network.name,
+        network.hash,
+    )
+
+
+def needs_of_file(network: FeatureNetwork) -> tuple[str, ...]:
+    """All that a file of statistics can hold of a network's features."""
+    return tuple(n for n in ("pool", "spatial", "features") if NEEDS[n] in network.widths)

@@ -1,0 +1,44 @@
+"""What `imgen.convert` knows of a system: how its published weights become our parameters, and back."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imgen.interop.table import Row, from_official, to_official
+
+State = Mapping[str, np.ndarray]
+Params = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One value of `--system`.
+
+    like: shapes of our parameters. to_ours: official state dict -> parameters of these shapes; raises
+    UserError, naming keys, where it is not of this system. to_official: the way back. inside: the key
+    under which published files keep the state dict, "" where they are the state dict. sha256: how the
+    hash of the published file begins, "" where that isn't known.
+    """
+
+    like: Callable[[], Params]
+    to_ours: Callable[[State], Params]
+    to_official: Callable[[Params], State]
+    inside: str = ""
+    sha256: str = ""
+
+
+def by_table(
+    rows: Callable[[], list[Row]],
+    like: Callable[[], Params],
+    ignored: Sequence[str] = (),
+    **published: str,
+) -> System:
+    """A system that a table converts. published: `inside` and `sha256`."""
+    return System(
+        like,
+        lambda state: from_official(rows(), state, like(), ignored),
+        lambda params: to_official(rows(), params),
+        **published,
+    )

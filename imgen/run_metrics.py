@@ -1,0 +1,133 @@
+"""What a trained run does on held-out data, and what simple models make of the same codes."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from imgen.data.loader import eval_batches
+from imgen.evaluation.codes import bigram_cross_entropy, entropy
+from imgen.runs import build_tokenizer, load_generator, load_tokenizer
+from imgen.stages import eval_transform, evaluation_task, open_source, reading
+from imgen.training import prefetch
+from imgen.training.loop import sum_over
+from imgen.training.progress import Progress
+from imgen.training.reconstructions import first_tokens, is_nested
+from imgen.training.sharding import make_mesh, replicated, whole_batch
+
+
+def measurable(settings) -> list[str]:
+    """The metrics that make sense for what a run trained."""
+    tokenizer, spec = build_tokenizer(settings)
+    there = []
+    if "tokenizer" in settings.train:
+        there += ["reconstruction", "prefixes"] if is_nested(tokenizer) else ["reconstruction"]
+    if "generator" in settings.train:
+        there += ["likelihood", "baselines"] if spec.kind == "index" else ["likelihood"]
+    return there
+
+
+def reconstruction(args, settings) -> dict[str, float]:
+    run = load_tokenizer(args.workdir, args.checkpoint)
+    task = evaluation_task("tokenizer", settings)
+    state = {"params": run.params}
+    measured = _evaluate(task, state, _held_out(args, settings), run.step)
+    bits = run.spec.bits
+    if "tokens" in measured:  # of images with unlike numbers of them, on average
+        bits = measured["tokens"] * math.log2(run.module.num_codes)
+    return {"tokens": run.spec.positions, "bits": bits, **measured}
+
+
+def prefixes(args, settings) -> dict[str, dict[str, float]]:
+    run = load_tokenizer(args.workdir, args.checkpoint)
+    task = evaluation_task("tokenizer", settings)
+    sums = _sums(
+        task,
+        _compiled(task.prefix_step),
+        {"params": run.params},
+        _held_out(args, settings),
+        run.step,
+    )
+    images = sums.pop("images")
+    lengths = first_tokens(run.module, settings.data.image_size)
+    rows = {
+        str(keep): {name: float(values[i] / images) for name, values in sums.items()}
+        for i, keep in enumerate(lengths)
+    }
+    return {"images": int(images), "by_tokens": rows}
+
+
+def likelihood(args, settings) -> dict[str, float]:
+    run = load_generator(args.workdir, args.checkpoint)
+    task = evaluation_task("generator", settings)
+    state = {"params": run.params, "tokenizer": run.tokenizer_params}
+    return _evaluate(task, state, _held_out(args, settings), run.step)
+
+
+def baselines(args, settings) -> dict[str, float]:
+    """What a model without context, and one with a single code of it, make of the same codes."""
+    stored = settings.data.source.name == "latents"
+    run = None if stored else load_tokenizer(args.workdir, args.checkpoint)
+
+    def codes(batches) -> np.ndarray:
+        found = [
+            (batch["codes"] if stored else run.encode(batch["image"]))[batch["mask"] > 0]
+            for batch in batches
+        ]
+        return np.concatenate(found).reshape(sum(map(len, found)), -1)
+
+    test = codes(_held_out(args, settings))
+    train = codes(_batches(args, settings, "train", None))
+    _, spec = build_tokenizer(settings)
+    return {
+        "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=spec.size)),
+        "bigram_cross_entropy": bigram_cross_entropy(train, test, spec.size),
+        "train_images": len(train),
+        "test_images": len(test),
+    }
+
+
+MEASURES = {
+    "reconstruction": reconstruction,
+    "prefixes": prefixes,
+    "likelihood": likelihood,
+    "baselines": baselines,
+}
+
+
+def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of a split, with a progress bar."""
+    source, size = open_source(settings, which), whole_batch(args.batch_size, make_mesh())
+    batches = eval_batches(
+        source, eval_transform(settings), batch_size=size, num_examples=num, **reading(settings)
+    )
+    total = -(-min(num or len(source), len(source)) // size)
+    progress = Progress(f"{which} images", total, items=size, noun="images")
+    with contextlib.closing(progress), prefetch.closing(batches):
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            progress.update(done)
+
+
+def _held_out(args, settings):
+    return _batches(args, settings, "eval", args.num)
+
+
+def _compiled(step):
+    """A task's evaluation of a batch, compiled when it is first called."""
+    return jax.jit(step, out_shardings=replicated(make_mesh()))
+
+
+def _sums(task, eval_step, state, batches, step: int) -> dict[str, np.ndarray]:
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        state = {**task.frozen_items, **state, "step": np.int32(step)}
+        state = jax.device_put(state, replicated(mesh))
+        return sum_over(eval_step, state, batches, mesh)
+
+
+def _evaluate(task, state, batches, step: int) -> dict[str, float]:
+    sums = _sums(task, _compiled(task.eval_step), state, batches, step)
+    return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}

@@ -1,0 +1,151 @@
+"""FID and its kin of what a model makes, measured every so many steps of its training.
+
+Both the samples and the reference go through a feature network; the reference does so once, before the first
+measurement. Nothing of it is in the training step.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from imgen.construct import construct
+from imgen.errors import UserError
+from imgen.evaluation.distances import (
+    DISTANCES,
+    check_metrics,
+    needs_of_reference,
+    needs_of_samples,
+)
+from imgen.evaluation.feature_networks import load_network
+from imgen.evaluation.features import NEEDS, Extractor, Features
+from imgen.evaluation.image_sets import ImageSet
+from imgen.evaluation.records import Protocol
+from imgen.evaluation.references import check_reference, reference_features
+from imgen.training.generator_task import GeneratorTask, averaged
+from imgen.training.loop import Evaluator
+from imgen.training.reconstructions import reconstructed, reconstructor
+from imgen.training.sampling import num_classes, sample_labels, sample_set
+from imgen.training.sharding import batch_sharding, whole_batch
+from imgen.training.task import State
+from imgen.training.tokenizer_task import TokenizerTask
+
+OpenImages = Callable[[str, int | None], ImageSet]  # (where, the first so many) -> images
+
+
+@dataclasses.dataclass
+class FeatureMetrics:
+    """state -> metrics, named as results are ("gfd/fd_cifar/1k").
+
+    make: the images that a state makes, on a mesh's devices. metrics: keys of DISTANCES; names: what they
+    are called where it is another name. open_images, reference, reference_num: what they are measured
+    against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
+    batch_size: of each device. group: the config's, for errors.
+    """
+
+    make: Callable[[State, NamedSharding], ImageSet]
+    names: dict[str, str]
+    open_images: OpenImages
+    group: str
+    metrics: Sequence[str] = ("fid",)
+    features: str = "random_inception"
+    weights: str | None = None
+    reference: str = "eval"
+    reference_num: int | None = None
+    batch_size: int = 32
+
+    def __post_init__(self):
+        check_metrics(self.metrics, DISTANCES, f"{self.group}.metrics")
+        self._network = load_network(self.features, self.weights)
+        for need in (*needs_of_samples(self.metrics), *needs_of_reference(self.metrics)):
+            if NEEDS[need] not in self._network.widths:
+                raise UserError(
+                    f"{self.group}.metrics need {NEEDS[need]} features, which {self.features} gives none of"
+                )
+        if needs_of_reference(self.metrics):
+            check_reference(self.reference, self._open_reference, self._network)
+        self._extractor: Extractor | None = None
+        self._against: Features | None = None
+        self._warned: set[str] = set()
+
+    def __call__(self, state: State) -> dict[str, float]:
+        mesh = state["step"].sharding.mesh
+        sharding, batch_size = batch_sharding(mesh), self.batch_size * whole_batch(1, mesh)
+        if self._extractor is None:
+            self._extractor = Extractor(self._network, sharding)
+        if self._against is None and (needs := needs_of_reference(self.metrics)):
+            self._against = reference_features(
+                self.reference, self._open_reference, needs, self._extractor, batch_size
+            )
+        images = self.make(state, sharding)
+        found = self._extractor(images, needs_of_samples(self.metrics), batch_size)
+        protocol, values = Protocol(network=self._network.name, n=found.num), {}
+        with _said_once(self._warned):
+            for metric in self.metrics:
+                for name, value in DISTANCES[metric].measure(found, self._against).items():
+                    values[protocol.name(self.names.get(name, name))] = value
+        return values
+
+    def _open_reference(self) -> ImageSet:
+        return self.open_images(self.reference, self.reference_num)
+
+
+@contextlib.contextmanager
+def _said_once(said: set[str]) -> Iterator[None]:
+    """Lets a warning of the metrics (too few samples) pass once and not at every measurement."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in said
+        said.add(record.getMessage())
+        return new
+
+    log = logging.getLogger("imgen.evaluate")
+    log.addFilter(is_new)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_new)
+
+
+def of_samples(
+    task: GeneratorTask, size: int, open_images: OpenImages, *,
+    num: int, every: int = 0, seed: int = 0, labels: str = "balanced", **how: Any,
+) -> Evaluator:  # fmt: skip
+    """Of `num` samples of a generator, the same labels and random numbers every time; how: fields of
+    FeatureMetrics."""
+    drawn = sample_labels(num, num_classes(task.generator.conditioner), labels, seed)
+
+    def make(state: State, sharding: NamedSharding) -> ImageSet:
+        return sample_set(
+            task.draw, averaged(state), state["tokenizer"], drawn, jax.random.key(seed),
+            name="samples", size=(size, size), sharding=sharding,
+        )  # fmt: skip
+
+    where = "train.generator.sample_eval"
+    given = dict(make=make, names={"fid": "gfid"}, open_images=open_images, group=where)
+    return Evaluator(construct(FeatureMetrics, how, where, **given), every)
+
+
+def of_reconstructions(
+    task: TokenizerTask, size: int, open_images: OpenImages, *,
+    num: int | None = None, every: int = 0, **how: Any,
+) -> Evaluator:  # fmt: skip
+    """Of a tokenizer's reconstructions of the first `num` held-out images, against those unless `reference`
+    says otherwise; how: fields of FeatureMetrics."""
+    reconstruct = reconstructor(task.tokenizer)
+
+    def make(state: State, sharding: NamedSharding) -> ImageSet:
+        return reconstructed(open_images("eval", num), reconstruct, averaged(state), sharding)
+
+    names = {name: "r" + name for distance in DISTANCES.values() for name in distance.names}
+    where = "train.tokenizer.sample_eval"
+    given = dict(make=make, names=names, open_images=open_images, group=where)
+    how = {"reference_num": num, **how}
+    return Evaluator(construct(FeatureMetrics, how, where, **given), every)
+
+
+EVALS = {"generator": of_samples, "tokenizer": of_reconstructions}

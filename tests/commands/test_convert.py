@@ -1,0 +1,139 @@
+"""imgen.convert: Inception there and back, and one clear line for every kind of file that is not right."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from imgen import cli, convert, weights
+from imgen.errors import UserError
+from imgen.evaluation import networks
+from imgen.evaluation.inception import abstract_params
+from imgen.interop import inception
+from imgen.interop.system import by_table
+from imgen.interop.table import LINEAR, Row
+
+STATE = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.ones(2, np.float32),
+}
+LIKE = {"layer": {"kernel": np.zeros((3, 2), np.float32)}, "b": np.zeros(2, np.float32)}
+ROWS = [Row("a.weight", "layer/kernel", LINEAR), Row("b", "b")]
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A system of two tensors, whose published file cannot be had."""
+    system = by_table(lambda: ROWS, lambda: LIKE, (r"steps",), inside="model", sha256="0123abcd")
+    monkeypatch.setitem(convert.SYSTEMS, "toy", system)
+
+
+def run(capsys, file, out, *flags, system="toy"):
+    """Exit status, standard output and standard error."""
+    argv = ["--system", system, "--checkpoint", f"{file}", "--out", f"{out}", *flags]
+    status = cli.run(lambda: convert.main(argv))
+    return status, *capsys.readouterr()
+
+
+def fails(capsys, *args, **kwargs):
+    status, _, err = run(capsys, *args, **kwargs)
+    assert status == 2 and len(err.splitlines()) == 1 and err.startswith("imgen: error:"), err
+    return err
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Random weights, and the same under the official names."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.random(x.shape, np.float32), abstract_params())
+    return params, inception.SYSTEM.to_official(params)
+
+
+def test_inception_there_and_back(capsys, tmp_path, published):
+    params, state = published
+    counters = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.int64(3)}
+    save_file(state | {k: np.array(v) for k, v in counters.items()}, tmp_path / "a.safetensors")
+    status, out, _ = run(capsys, tmp_path / "a.safetensors", tmp_path, system="inception")
+    assert status == 0 and "hash cannot be checked" in out
+    written = tmp_path / "inception.safetensors"
+    loaded = networks.inception("adm", written)
+    assert (loaded.name, loaded.hash) == ("adm", weights.fingerprint(params))
+    assert run(capsys, written, tmp_path, "--back", system="inception")[0] == 0
+    back = load_file(tmp_path / "inception_official.safetensors")
+    assert back.keys() == state.keys()
+    assert all(np.array_equal(back[key], value) for key, value in state.items())
+    with pytest.raises(UserError, match="not inception in our layout; .* --system inception"):
+        networks.inception("adm", tmp_path / "inception_official.safetensors")
+
+
+def test_other_networks_are_not_taken_for_inception(published):
+    state = published[1]
+    lacking = {k: v for k, v in state.items() if k != "Mixed_6d.branch_pool.bn.running_var"}
+    for given, words in (
+        (lacking, r"lacks Mixed_6d\.branch_pool\.bn\.running_var"),
+        (state | {"AuxLogits.fc.bias": np.zeros(1000)}, r"no place for: AuxLogits\.fc\.bias"),
+        (state | {"fc.bias": np.zeros(1000)}, r"fc\.bias.*\(1000,\).*\(1008,\)"),
+    ):
+        with pytest.raises(UserError, match=words):
+            inception.SYSTEM.to_ours(given)
+
+
+def test_files_with_the_official_keys_are_converted(capsys, tmp_path, toy):
+    np.savez(tmp_path / "a.npz", **STATE)
+    assert run(capsys, tmp_path / "a.npz", tmp_path / "new" / "out")[0] == 0
+    [written] = (tmp_path / "new" / "out").iterdir()
+    found = load_file(written)
+    np.testing.assert_array_equal(found["layer/kernel"], STATE["a.weight"].T)
+    assert written.name == "toy.safetensors" and found.keys() == {"layer/kernel", "b"}
+
+
+def test_what_is_wrong_with_a_file_is_one_line_and_nothing_is_written(capsys, tmp_path, toy):
+    out = tmp_path / "out"
+    save_file(STATE | {"b": np.ones(3, np.float32)}, tmp_path / "wide.safetensors")
+    save_file({"b": STATE["b"]}, tmp_path / "part.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"no tensors")
+    (tmp_path / "weights.h5").write_bytes(b"")
+    for name, words in (
+        ("wide.safetensors", ["b: gives", "(3,)", "(2,)"]),
+        ("part.safetensors", ["lacks a.weight"]),
+        ("cut.safetensors", ["not a readable safetensors"]),
+        ("weights.h5", ["weights.h5", ".safetensors"]),
+        ("gone.pth", ["gone.pth", "no such file"]),
+    ):
+        err = fails(capsys, tmp_path / name, out)
+        assert all(word in err for word in words), err
+    assert not list(out.glob("*"))
+    assert "'toys' is none of" in fails(capsys, tmp_path / "cut.safetensors", out, system="toys")
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in fails(capsys, tmp_path / "part.safetensors", tmp_path / "file" / "x")
+
+
+def test_the_published_file_is_known_by_its_hash(capsys, tmp_path, toy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    file = tmp_path / "published.pth"
+    file.write_bytes(b"other weights")
+    found = convert.sha256(file)
+    err = fails(capsys, file, tmp_path)
+    assert found[:16] in err and "0123abcd" in err and "--any_weights" in err
+    assert "first 8 or more" in fails(capsys, file, tmp_path, "--expect_sha256", found[:7])
+    assert "not 89abcdef" in fails(capsys, file, tmp_path, "--expect_sha256", "89ABCDEF")
+    for flags in (["--any_weights"], ["--expect_sha256", found[:9]]):  # what is asked next
+        assert "pip install 'imgen[convert]'" in fails(capsys, file, tmp_path, *flags)
+
+
+def test_torch_files_of_both_layouts(capsys, tmp_path, toy):
+    torch = pytest.importorskip("torch")
+    state = {key: torch.from_numpy(value) for key, value in STATE.items()}
+    state |= {"b": state["b"].bfloat16(), "steps": torch.tensor(3)}
+    for new, inside in ((True, {"model": state, "epoch": 3}), (False, state)):
+        torch.save(inside, tmp_path / "a.pth", _use_new_zipfile_serialization=new)
+        assert run(capsys, tmp_path / "a.pth", tmp_path, "--any_weights")[0] == 0
+        found = load_file(tmp_path / "toy.safetensors")
+        np.testing.assert_array_equal(found["layer/kernel"], STATE["a.weight"].T)
+        np.testing.assert_array_equal(found["b"], STATE["b"])
+    torch.save({"a": torch.nn.Linear(2, 3)}, tmp_path / "code.pth")
+    torch.save({"epoch": 3}, tmp_path / "odd.pth")
+    for name, words in (("code.pth", "cannot be read as weights"), ("odd.pth", "epoch is not")):
+        assert words in fails(capsys, tmp_path / name, tmp_path, "--any_weights")
