@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from imgen.evaluation.inception import BLOCKS, CLASSES, EPSILON, SIZE, SPATIAL_CHANNELS, STEM
 from imgen.evaluation.inception import Conv as ConvEntry
-from imgen.evaluation.inception import Pool as PoolEntry
+from imgen.evaluation.inception import MaxPool as PoolEntry
 
 
 class Conv(nn.Module):
@@ -21,15 +21,12 @@ class Conv(nn.Module):
             channels, entry.features, entry.kernel, entry.stride, padding, bias=False
         )
         self.bn = nn.BatchNorm2d(entry.features, eps=EPSILON)
+        self.average = entry.average
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.average:
+            x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         return F.relu(self.bn(self.conv(x)), inplace=True)
-
-
-def pool(x: torch.Tensor, entry: PoolEntry) -> torch.Tensor:
-    if entry.kind == "average":
-        return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-    return F.max_pool2d(x, 3, entry.stride, padding=1 if entry.stride == 1 else 0)
 
 
 class Steps(nn.Module):
@@ -55,7 +52,7 @@ class Steps(nn.Module):
             y = x
             for step in branch:
                 if isinstance(step, PoolEntry):
-                    y = pool(y, step)
+                    y = F.max_pool2d(y, 3, step.stride, padding=1 if step.stride == 1 else 0)
                 elif isinstance(step, ConvEntry):
                     y = self.get_submodule(step.name)(y)
                 else:

@@ -18,7 +18,7 @@ import numpy as np
 
 from imgen import cli, paths, weights
 from imgen.errors import UserError, did_you_mean
-from imgen.interop import inception
+from imgen.interop import inception, tokenizers
 from imgen.interop.files import read_arrays
 from imgen.interop.system import System
 
@@ -26,6 +26,7 @@ log = logging.getLogger("imgen.convert")
 TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")
 SYSTEMS: dict[str, System] = {
     "inception": inception.SYSTEM,
+    **tokenizers.SYSTEMS,
 }
 
 

@@ -27,28 +27,33 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Conv(NamedTuple):
-    """Convolution without bias, batch norm, ReLU. kernel: (height, width)."""
+    """Convolution without bias, batch norm, ReLU. kernel: (height, width).
+
+    average: takes the mean of 3 x 3 pixels, of those that are there. The graph does so before the (1 x 1)
+    convolution; here it comes after, which gives the same from fewer channels.
+    """
 
     name: str
     features: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: str = "SAME"
+    average: bool = False
 
 
-class Pool(NamedTuple):
-    """3 x 3; with stride 2 nothing is padded, with stride 1 the size stays."""
+class MaxPool(NamedTuple):
+    """Windows of 3 x 3; with stride 1 the size stays, with stride 2 nothing is padded."""
 
-    kind: str  # "max", "average"
     stride: int = 1
     name: str = "pool"
 
 
 Fork = tuple[Conv, ...]  # convolutions of one input, whose outputs are concatenated
-Branch = tuple[Conv | Pool | Fork, ...]  # one after the other
+Branch = tuple[Conv | MaxPool | Fork, ...]  # one after the other
 
-MAX_HALF = Pool("max", 2)
-POOL_7X7 = (Pool("average"), Conv("branch_pool", 192))
+MAX_HALF = MaxPool(stride=2)
+AVERAGE: Branch = (Conv("branch_pool", 192, average=True),)
+MAX: Branch = (MaxPool(), Conv("branch_pool", 192))
 
 
 def _half(name: str, features: int) -> Conv:
@@ -64,7 +69,7 @@ def _block_a(pool_features: int) -> tuple[Branch, ...]:
             Conv("branch3x3dbl_2", 96, (3, 3)),
             Conv("branch3x3dbl_3", 96, (3, 3)),
         ),
-        (Pool("average"), Conv("branch_pool", pool_features)),
+        (Conv("branch_pool", pool_features, average=True),),
     )
 
 
@@ -94,7 +99,7 @@ def _block_c(width: int) -> tuple[Branch, ...]:
             Conv("branch7x7dbl_4", width, (7, 1)),
             Conv("branch7x7dbl_5", 192, (1, 7)),
         ),
-        POOL_7X7,
+        AVERAGE,
     )
 
 
@@ -110,7 +115,7 @@ BLOCK_D: tuple[Branch, ...] = (
 )
 
 
-def _block_e(pool: str) -> tuple[Branch, ...]:
+def _block_e(pool: Branch) -> tuple[Branch, ...]:
     def fork(name: str) -> Fork:
         return Conv(f"{name}a", 384, (1, 3)), Conv(f"{name}b", 384, (3, 1))
 
@@ -122,7 +127,7 @@ def _block_e(pool: str) -> tuple[Branch, ...]:
             Conv("branch3x3dbl_2", 384, (3, 3)),
             fork("branch3x3dbl_3"),
         ),
-        (Pool(pool), Conv("branch_pool", 192)),
+        pool,
     )
 
 
@@ -130,10 +135,10 @@ STEM = (  # 299 pixels a side -> 149, 147, 147, 73, 73, 71, 35
     _half("Conv2d_1a_3x3", 32),
     Conv("Conv2d_2a_3x3", 32, (3, 3), padding="VALID"),
     Conv("Conv2d_2b_3x3", 64, (3, 3)),
-    Pool("max", 2, "MaxPool_1"),
+    MaxPool(2, "MaxPool_1"),
     Conv("Conv2d_3b_1x1", 80),
     Conv("Conv2d_4a_3x3", 192, (3, 3), padding="VALID"),
-    Pool("max", 2, "MaxPool_2"),
+    MaxPool(2, "MaxPool_2"),
 )
 BLOCKS = {
     "Mixed_5b": _block_a(32),  # [B, 35, 35, 256]
@@ -145,8 +150,8 @@ BLOCKS = {
     "Mixed_6d": _block_c(160),
     "Mixed_6e": _block_c(192),
     "Mixed_7a": BLOCK_D,  # [B, 8, 8, 1280]
-    "Mixed_7b": _block_e("average"),  # 2048
-    "Mixed_7c": _block_e("max"),
+    "Mixed_7b": _block_e(AVERAGE),  # 2048
+    "Mixed_7c": _block_e(MAX),
 }
 
 
@@ -193,7 +198,7 @@ def conv_paths() -> list[str]:
     found = [step.name for step in STEM if isinstance(step, Conv)]
     for block, branches in BLOCKS.items():
         for step in itertools.chain.from_iterable(branches):
-            convs = (step,) if isinstance(step, Conv) else () if isinstance(step, Pool) else step
+            convs = (step,) if isinstance(step, Conv) else () if isinstance(step, MaxPool) else step
             found += [f"{block}/{conv.name}" for conv in convs]
     return found
 
@@ -214,12 +219,12 @@ class Mixed(nn.Module):
         return jnp.concatenate(outputs, axis=-1)
 
 
-def _apply(step: Conv | Pool | Fork, x: jax.Array) -> jax.Array:
+def _apply(step: Conv | MaxPool | Fork, x: jax.Array) -> jax.Array:
     """One step of a branch; the module whose method calls it gets its parameters."""
     if isinstance(step, Conv):
         return NormedConv(*step[1:], name=step.name)(x)
-    if isinstance(step, Pool):
-        return max_pool(x, step.stride) if step.kind == "max" else average_pool(x)
+    if isinstance(step, MaxPool):
+        return max_pool(x, step.stride)
     return jnp.concatenate([_apply(conv, x) for conv in step], axis=-1)
 
 
@@ -230,6 +235,7 @@ class NormedConv(nn.Module):
     kernel: tuple[int, int]
     stride: int
     padding: str
+    average: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -242,6 +248,8 @@ class NormedConv(nn.Module):
         )
         slope = scale * jax.lax.rsqrt(var + EPSILON)
         x = convolve(x, kernel * slope, self.stride, self.padding)
+        if self.average:
+            x = average_pool(x)
         return nn.relu(x + (bias - mean * slope))
 
 

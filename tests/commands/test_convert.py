@@ -11,7 +11,7 @@ from imgen import cli, convert, weights
 from imgen.errors import UserError
 from imgen.evaluation import networks
 from imgen.evaluation.inception import abstract_params
-from imgen.interop import inception
+from imgen.interop import inception, tokenizers
 from imgen.interop.system import by_table
 from imgen.interop.table import LINEAR, Row
 
@@ -78,6 +78,16 @@ def test_other_networks_are_not_taken_for_inception(published):
     ):
         with pytest.raises(UserError, match=words):
             inception.SYSTEM.to_ours(given)
+
+
+def test_every_published_tokenizer_goes_there_and_back():
+    """At its published size; that the numbers are right is shown by its golden file and its own tests."""
+    for name, system in tokenizers.SYSTEMS.items():
+        if name == "taming_vqgan_16384":
+            continue  # the smaller one's layout
+        params = jax.tree.map(lambda x: np.zeros(x.shape, np.int8), system.like())
+        back = system.to_ours(system.to_official(params))
+        assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, params), name
 
 
 def test_files_with_the_official_keys_are_converted(capsys, tmp_path, toy):
