@@ -16,6 +16,9 @@ shares (`--config.generator.entity_options.side=4`).
 `smoke` trains a narrow one on shapes in seconds.
 """
 
+import runpy
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from imgen.config import choose
@@ -31,82 +34,49 @@ SAMPLING = {"b": (40, 2.7), "l": (50, 2.3), "h": (50, 2.2)}  # solver steps and 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, options = choose(arg, SIZES, __file__)
+    smoke = "smoke" in options
     steps, guidance = SAMPLING[size]
-    epoch = IMAGES // BATCH_SIZE
-    config = ConfigDict(
-        dict(
-            seed=0,
-            mesh=dict(data=-1, fsdp=1, tensor=1),
-            data=dict(
-                source=dict(name="latents", path=()),
-                train=dict(split="train"),
-                eval=dict(split="validation", num_examples=10_000),
-                image_size=256,
-            ),
-            tokenizer=dict(name="kl16", dtype="bfloat16"),
-            init=dict(tokenizer="", generator=""),
-            generator=dict(
-                name="xar",
-                entity="cell",
-                entity_options=dict(),
-                conditioning=dict(name="class", num_classes=1000),
-                **XAR[size.upper()],
-                dropout=0.1,
-                solver="euler_maruyama",
-                steps=steps,
-                remat="full" if size == "h" else "none",
-                dtype="bfloat16",
-            ),
-            train=dict(
-                generator=dict(
-                    steps=EPOCHS * epoch,
-                    batch_size=BATCH_SIZE,
-                    log_every=100,
-                    eval_every=10_000,
-                    checkpoint_every=5_000,
-                    visualize_every=10_000,
-                    condition_dropout=0.1,
-                    ema_decay=0.9999,
-                    microbatches=1,
-                    sample_latents=False,
-                    optimizer=dict(
-                        name="adamw",
-                        learning_rate=5e-5 * BATCH_SIZE / 256,
-                        betas=(0.9, 0.96),
-                        weight_decay=0.02,
-                        clip_norm=1.0,
-                        schedule=dict(
-                            name="wsd",
-                            warmup_steps=0,
-                            warmup_share=WARMUP_EPOCHS / EPOCHS,
-                            decay_share=DECAY_EPOCHS / (EPOCHS - WARMUP_EPOCHS),
-                            final=1e-5 / 4e-4,
-                            shape="cosine",
-                        ),
-                    ),
-                    guidance=dict(scale=guidance, schedule="linear"),
-                ),
-            ),
-        )
+    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    config = base("llamagen_b,smoke" if smoke else "llamagen_b")
+    config.generator = dict(
+        name="xar",
+        entity="cell",
+        entity_options=dict(),
+        conditioning=config.generator.conditioning,
+        **XAR[size.upper()],
+        dropout=0.1,
+        solver="euler_maruyama",
+        steps=steps,
+        remat="full" if size == "h" else "none",
+        dtype="bfloat16",
     )
-    if "smoke" in options:
-        config.data = dict(
-            source=dict(name="shapes", size=32),
-            train=dict(split="train", num=64),
-            eval=dict(split="test", num=16),
-            image_size=32,
-            crop="none",
-            flip=True,
-        )
+    stage = config.train.generator
+    stage.update(ema_decay=0.9999, sample_latents=smoke)
+    stage.optimizer = dict(
+        name="adamw",
+        learning_rate=5e-5 * BATCH_SIZE / 256,
+        betas=(0.9, 0.96),
+        weight_decay=0.02,
+        clip_norm=1.0,
+        schedule=dict(
+            name="wsd",
+            warmup_steps=0,
+            warmup_share=WARMUP_EPOCHS / EPOCHS,
+            decay_share=DECAY_EPOCHS / (EPOCHS - WARMUP_EPOCHS),
+            final=1e-5 / 4e-4,
+            shape="cosine",
+        ),
+    )
+    stage.guidance = dict(scale=guidance, schedule="linear")
+    if smoke:
         config.tokenizer = dict(
             name="kl", patch=4, ch=16, ch_mult=(1,), num_res_blocks=1, groups=4, z_channels=4,
             embed_dim=4, encoder_attention_levels=(),
         )  # fmt: skip
-        optimizer = dict(learning_rate=1e-3)
-        config.train.tokenizer = dict(steps=4, batch_size=8, log_every=1, optimizer=optimizer)
+        config.data.flip = True
         config.generator.update(width=32, depth=(1, 1), heads=2, steps=3, dtype="float32")
         config.generator.entity_options.side = 4
-        config.generator.conditioning.num_classes = 48
-        stage = config.train.generator
-        stage.update(steps=4, batch_size=8, log_every=1, num_samples=4, sample_latents=True)
+    else:
+        config.tokenizer = dict(name="kl16", dtype="bfloat16")
+        stage.update(steps=EPOCHS * (IMAGES // BATCH_SIZE), batch_size=BATCH_SIZE)
     return config
