@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +22,12 @@ def refuse_changes(workdir: Path, settings: FrozenConfigDict) -> None:
     if (workdir / "config.json").exists():
         for change in config.check_resume(config.read_config(workdir), settings, workdir):
             raise UserError(f"{workdir} was trained otherwise ({change}); use another --out")
+
+
+def chosen_or_there(out: Path, chosen: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Of the known names those that were chosen and those that were trained in `out` before: the rows of a
+    table, which must all have the same settings."""
+    return [name for name in known if name in chosen or (out / name / "config.json").exists()]
 
 
 def store_latents(workdir: str, run: FrozenConfigDict, out: Path) -> Path:

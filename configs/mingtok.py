@@ -8,7 +8,9 @@ mingtok: the released MingTok-Vision, 512x512 pixels, 697.7 M parameters. mingto
 our choice, and so are rate, batch and length. Without a teacher training is on pixels only. `teacher` adds
 the distillation of a frozen model's patch features, by their cosine: name their file in data.train.teacher
 (`imgen.data.teacher`) and their width in tokenizer.semantic_target.features. tokenizer.mask_ratio hides
-patches from the encoder. The mean and the scale of the latents are measured in training.
+patches from the encoder; it is 0 here, though the model card has masking, whose share it doesn't tell. The
+mean and the scale of the latents are measured in training. Ming's own generator, which reads the semantic
+features of the latents it has drawn, is not built: flow heads (generator.head=flow) train on the latents.
 Published on the validation set at 512x512: rFID 0.54, PSNR 30.77, LPIPS 0.14. Not reproduced here.
 `smoke` as in configs/vq.py.
 """

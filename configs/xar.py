@@ -51,7 +51,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         dtype="bfloat16",
     )
     stage = config.train.generator
-    stage.update(ema_decay=0.9999, sample_latents=smoke)
+    stage.update(ema_decay=0.9999, sample_latents=True)
     stage.optimizer = dict(
         name="adamw",
         learning_rate=5e-5 * BATCH_SIZE / 256,

@@ -5,6 +5,7 @@ Metrics of a run on its held-out data, which are the default:
   reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
   likelihood      cross-entropy of the generator, in nats per code and per image
+  error           of a generator without likelihood (flows, diffusions): its squared error
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
 Metrics of images by the features of a network (--features), as records under "results", each with the
 protocol that it was measured by and the published values of an equal one:

@@ -75,8 +75,23 @@ def linear_times(steps: int) -> np.ndarray:
 
 
 def sde_times(steps: int, last: float = 0.04) -> np.ndarray:
-    """xAR's grid for Euler-Maruyama: evenly from 1 to `last`, then 0: float64 [steps + 1]."""
+    """xAR's grid for Euler-Maruyama: evenly from 1 to `last`, then 0: float64 [steps + 1]. UserError for less
+    than one step."""
+    if steps < 1:
+        raise UserError(f"steps={steps}: a flow needs at least 1 step from noise to data")
     return np.append(np.linspace(1.0, last, steps), 0.0)
+
+
+def solver_times(solver: str, steps: int) -> np.ndarray:
+    """The grid that goes with a solver, float64 [steps + 1]. UserError for an unknown one."""
+    if solver not in SOLVERS:
+        raise UserError(f"flow solver {solver!r} is none of {', '.join(SOLVERS)}")
+    return sde_times(steps) if solver == "euler_maruyama" else linear_times(steps)
+
+
+def evaluations(solver: str, steps: int) -> int:
+    """Network calls of `solve` on `solver_times`."""
+    return 2 * steps - 1 if solver == "heun" else steps
 
 
 def shift_times(times: np.ndarray, factor: float) -> np.ndarray:
@@ -106,7 +121,7 @@ class Guidance:
         """Which of the steps between `times` run the unconditional network: bool [T]."""
         low, high = self.interval
         inside = (times[:-1] >= low) & (times[:-1] <= high)
-        if isinstance(self.scale, int | float | np.ndarray):
+        if not isinstance(self.scale, jax.Array):
             inside &= np.asarray(self.scale) != 1
         return inside
 
@@ -172,10 +187,12 @@ def solve(
         the place of `velocity`. The scan is cut where guidance begins and ends.
     noise: xi of Euler-Maruyama: [T - 1, B, ...], or a function of the step's number (traced), from 0.
 
-    Raises UserError for an unknown solver.
+    Raises UserError for an unknown solver, and for Euler-Maruyama without noise.
     """
     if solver not in SOLVERS:
         raise UserError(f"flow solver {solver!r} is none of {', '.join(SOLVERS)}")
+    if solver == "euler_maruyama" and noise is None:
+        raise UserError("euler_maruyama draws noise at every step: give `noise`")
     times = np.asarray(times, np.float64)
     count, deltas = len(times) - 1, np.diff(times)
     inputs = (

@@ -25,6 +25,8 @@ def measurable(settings) -> list[str]:
     if "tokenizer" in settings.train:
         there += ["reconstruction", "prefixes"] if is_nested(tokenizer) else ["reconstruction"]
     if "generator" in settings.train:
+        if not evaluation_task("generator", settings).generator.has_likelihood:
+            return [*there, "error"]
         there += ["likelihood", "baselines"] if spec.kind == "index" else ["likelihood"]
     return there
 
@@ -60,6 +62,12 @@ def prefixes(args, settings) -> dict[str, dict[str, float]]:
 
 
 def likelihood(args, settings) -> dict[str, float]:
+    """Of a generator that has one, in nats."""
+    return error(args, settings)
+
+
+def error(args, settings) -> dict[str, float]:
+    """The loss of a generator; of flows and diffusions the squared error of a velocity or of noise."""
     run = load_generator(args.workdir, args.checkpoint)
     task = evaluation_task("generator", settings)
     state = {"params": run.params, "tokenizer": run.tokenizer_params}
@@ -93,6 +101,7 @@ MEASURES = {
     "reconstruction": reconstruction,
     "prefixes": prefixes,
     "likelihood": likelihood,
+    "error": error,
     "baselines": baselines,
 }
 

@@ -170,8 +170,11 @@ def test_stratified_times_fill_every_stratum_once():
 
 
 def test_what_cannot_be_is_told():
-    with pytest.raises(UserError, match="at least 1"):
-        flow.linear_times(0)
+    for rule in (flow.linear_times, flow.sde_times):
+        with pytest.raises(UserError, match="at least 1"):
+            rule(0)
+    with pytest.raises(UserError, match="draws noise"):
+        flow.solve(lambda x, t: x, jnp.zeros((1, 1)), flow.sde_times(2), "euler_maruyama")
     with pytest.raises(UserError, match="none of logit_normal"):
         flow.sample_times(jax.random.key(0), (2,), "cosine")
     with pytest.raises(UserError, match="none of euler"):

@@ -28,6 +28,7 @@ from imgen.nn.attention import KVCache, Places
 Noise = Callable[[Any, Any, int], jax.Array]
 
 
+@functools.partial(jax.jit, static_argnames=("model", "guidance"))
 def sample(
     model: XAR,
     params: dict,
@@ -73,6 +74,7 @@ def sample_from(
     weight = weights(model, guidance)
     rows = 2 * batch if (weight != 1).any() else batch
     layers = [unstack_layers(params[f"stack_{i}"]) for i in range(2)]
+    layers = jax.tree.map(lambda x: x.astype(model.dtype), layers)  # as they are used, once
     null = jnp.arange(rows) >= batch
     cond = jax.tree.map(lambda x: jnp.concatenate([x] * (rows // batch)), cond)
     label = model.apply({"params": params}, cond, null, method="embed_condition")  # [R, D]
@@ -164,9 +166,9 @@ def run(
                 places,
                 visible,
                 cache,
-                start,
-                read,
-                read is not None,
+                start=start,
+                read=read,
+                write=read is not None,
             )
             own.append(cache)
         written.append(own)

@@ -50,7 +50,10 @@ def take(hidden: jax.Array, slots: np.ndarray) -> jax.Array:
 
 
 def content_keys(codes: jax.Array) -> jax.Array:
-    """A key for each sample that depends on its codes only: for what evaluation draws. [B]"""
+    """A key for each sample that depends on its codes only, or on its latents to 1/64: for what evaluation
+    draws. [B]"""
+    if jnp.issubdtype(codes.dtype, jnp.floating):
+        codes = jnp.round(64 * codes).astype(jnp.int32)
     flat = codes.reshape(len(codes), -1).astype(jnp.uint32)
     places = jnp.arange(1, flat.shape[1] + 1, dtype=jnp.uint32)
     mixed = jnp.sum((flat + 1) * places * jnp.uint32(2654435761), axis=1)  # Knuth's multiplier

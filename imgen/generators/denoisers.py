@@ -83,10 +83,6 @@ class TokenMLP(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        if self.ffn not in get_args(FeedForward):
-            raise UserError(
-                f"generator.head_options.ffn {self.ffn!r} is none of {', '.join(get_args(FeedForward))}"
-            )
         init = kernel_init("xavier")
         self.time = TimeEmbedding(self.width, self.time_features, dtype=self.dtype)
         self.condition = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)
@@ -155,6 +151,22 @@ class DenoisingHead:
     binary: ClassVar[bool] = False
     code_dtype: ClassVar[Any] = jnp.float32
     outputs_per_channel: ClassVar[int] = 1
+
+    def __post_init__(self):
+        if self.ffn not in get_args(FeedForward):
+            raise UserError(
+                f"generator.head_options.ffn {self.ffn!r} is none of {', '.join(get_args(FeedForward))}"
+            )
+        if min(self.width, self.depth, self.repeats) < 1:
+            raise UserError(
+                f"generator.head_options: width {self.width}, depth {self.depth} and repeats {self.repeats} "
+                "must be at least 1"
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Calls of the MLP that draw a token."""
+        raise NotImplementedError
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -273,7 +285,12 @@ class DiffusionHead(DenoisingHead):
     outputs_per_channel: ClassVar[int] = 2
 
     def __post_init__(self):
+        super().__post_init__()
         self.process()
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps
 
     def process(self) -> diffusion.Process:
         """The process that is sampled."""
@@ -317,6 +334,7 @@ class FlowHead(DenoisingHead):
     shift: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         if self.times not in flow.TIMES or self.solver not in flow.SOLVERS or self.shift <= 0:
             raise UserError(
                 f"generator.head_options: times {self.times!r} must be one of {', '.join(flow.TIMES)}, "
@@ -326,8 +344,11 @@ class FlowHead(DenoisingHead):
 
     def grid(self) -> np.ndarray:
         """The times of sampling, float64 [steps + 1]."""
-        rule = flow.sde_times if self.solver == "euler_maruyama" else flow.linear_times
-        return flow.shift_times(rule(self.steps), self.shift)
+        return flow.shift_times(flow.solver_times(self.solver, self.steps), self.shift)
+
+    @property
+    def evaluations(self) -> int:
+        return flow.evaluations(self.solver, self.steps)
 
     def draw_times(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return flow.sample_times(key, shape, self.times)

@@ -115,7 +115,8 @@ def scale(grid: tuple[int, ...], shares: tuple[int, ...] = (8, 4, 2, 1)) -> Enti
     """From coarse to fine: the grid divided by each of `shares`, at least 1 along an axis, ending with 1.
 
     Our reading: the paper's code has cells only. A coarse scale is the mean of the latents over areas; finer
-    scales are generated from noise with the coarser ones as context, and the last is the image.
+    scales are generated from noise with the coarser ones as context, and the last is the image. Every token
+    counts alike in the loss, and coarse ones, which vary less, get the noise of the others.
     """
     if (
         not shares

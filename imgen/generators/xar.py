@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit, ndtri
 
 from imgen import flow
 from imgen.errors import UserError
@@ -26,7 +27,7 @@ from imgen.nn.norms import RMSNorm, rms_norm
 from imgen.nn.rope import rotary_angles
 from imgen.nn.time_embedding import TimeEmbedding
 
-EVALUATION_TIMES = 4
+EVALUATION_ROUNDS = 8  # times of each entity at which evaluation looks
 TIME_STEPS = 1000  # the network is told floor(1000 t)
 
 
@@ -34,6 +35,14 @@ def time_index(t: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """The time in [0, 1] as the network is told it: the float32 product with 1000, rounded down."""
     xp = np if isinstance(t, np.ndarray) else jnp
     return xp.floor(t.astype(xp.float32) * xp.float32(TIME_STEPS))
+
+
+def evaluation_times(entities: int) -> np.ndarray:
+    """Logit-normal times that evaluation looks at, float32 [EVALUATION_ROUNDS, entities]: evenly spread
+    quantiles for every entity, in an order of its own, as training draws each entity's time by itself."""
+    rng = np.random.default_rng(0)
+    rank = np.stack([rng.permutation(EVALUATION_ROUNDS) for _ in range(entities)], axis=1)
+    return expit(ndtri((rank + 0.5) / EVALUATION_ROUNDS)).astype(np.float32)
 
 
 class FlowBlock(nn.Module):
@@ -235,17 +244,19 @@ class XAR(nn.Module):
         return error, jnp.ones(error.shape), 0.0
 
     def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
-        """The training loss of an image as a sum, [B]: the mean over EVALUATION_TIMES quantiles of the times,
-        each entity at another one, with noise that is the same for every image. It is no likelihood."""
-        rounds, batch = np.arange(EVALUATION_TIMES), len(codes)
-        quantile = (rounds[:, None] + np.arange(self.entities.count)) % EVALUATION_TIMES
-        t = jax.nn.sigmoid(jax.scipy.special.ndtri((quantile + 0.5) / EVALUATION_TIMES))
-        eps = jax.random.normal(jax.random.key(0), (EVALUATION_TIMES, *codes.shape[1:]))
-        t, eps = (jnp.repeat(x, batch, axis=0) for x in (t, eps))
-        codes = jnp.tile(codes, (EVALUATION_TIMES, 1, 1))
-        cond = jax.tree.map(lambda x: jnp.concatenate([x] * EVALUATION_TIMES), cond)
-        error = self._error(codes, t, eps, cond, None).sum(axis=1)
-        return error.reshape(EVALUATION_TIMES, batch).mean(axis=0)
+        """An estimate of the training loss of an image as a sum, [B]: the mean over rounds at fixed times
+        (`evaluation_times`) with noise that is the same for every image. It is no likelihood."""
+        times = evaluation_times(self.entities.count)
+
+        def error(number: jax.Array) -> jax.Array:
+            eps = jax.random.normal(jax.random.fold_in(jax.random.key(0), number), codes.shape[1:])
+            t, eps = (
+                jnp.broadcast_to(x, (len(codes), *x.shape))
+                for x in (jnp.asarray(times)[number], eps)
+            )
+            return self._error(codes, t, eps, cond, None).sum(axis=1)
+
+        return jnp.mean(jax.lax.map(error, jnp.arange(len(times))), axis=0)
 
     def _error(self, x0, t, eps, cond, null) -> jax.Array:
         of_each = t[:, self.entities.of_token]
@@ -282,13 +293,12 @@ class XAR(nn.Module):
     @nn.nowrap
     def times(self) -> np.ndarray:
         """The times of sampling an entity, float64 [steps + 1]."""
-        rule = flow.sde_times if self.solver == "euler_maruyama" else flow.linear_times
-        return rule(self.steps)
+        return flow.solver_times(self.solver, self.steps)
 
     @property
     def evaluations(self) -> int:
         """Network evaluations that draw an image, each of one entity; with guidance also of its null."""
-        of_entity = 2 * self.steps - 1 if self.solver == "heun" else self.steps
+        of_entity = flow.evaluations(self.solver, self.steps)
         return of_entity * self.entities.count + self.entities.count - 1
 
 
@@ -300,14 +310,13 @@ def check(model: XAR) -> None:
         raise UserError(
             "xar takes a class as its condition: set generator.conditioning.name to class"
         )
-    if model.solver not in flow.SOLVERS:
-        raise UserError(f"generator.solver {model.solver!r} is none of {', '.join(flow.SOLVERS)}")
     pair = isinstance(model.depth, Sequence) and len(model.depth) == 2
     if not pair or min(*model.depth, model.steps) < 1:
         raise UserError(
             f"generator.depth {model.depth} must be two numbers, a stack each, and they and "
             f"generator.steps {model.steps} at least 1"
         )
+    model.times()
     if model.remat not in ("none", *REMAT_POLICIES):
         raise UserError(f"remat {model.remat!r} is none of none, {', '.join(REMAT_POLICIES)}")
     low, high = model.guidance_interval

@@ -5,7 +5,6 @@ integer a query (see `generators.plan`): no T x T mask is ever stored, and the r
 appends to its cache are contiguous.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from imgen.nn.constrain import constrain
-from imgen.nn.dropout import Dropout
+from imgen.nn.dropout import Dropout, keep_mask
 from imgen.nn.mlp import Init, kernel_init
 from imgen.nn.norms import RMSNorm
 from imgen.nn.rope import rotate
@@ -32,41 +31,52 @@ def attend(
     v: jax.Array,  # [B, S, Nkv, H]
     visible: jax.Array,  # [T] int: query t sees keys [0, visible[t])
     key_valid: jax.Array | None = None,  # [B, S] bool: padding columns are False
-    drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:  # [B, T, N, H]
-    """softmax(q k / sqrt(H)) v with float32 scores. A row that sees nothing returns the mean of v.
+    """softmax(q k / sqrt(H)) v with float32 scores. A row that sees nothing returns the mean of v."""
+    return jax.nn.dot_product_attention(q, k, v, mask=_mask(k, visible, key_valid))
 
-    drop: what is done to the weights [B, N, T, S] before they meet v.
-    """
-    mask = (jnp.arange(k.shape[1]) < visible[:, None])[None, None]  # [1, 1, T, S]
-    if key_valid is not None:
-        mask = mask & key_valid[:, None, None, :]
-    if drop is None:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
-    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-    scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
-    weights = drop(jax.nn.softmax(scores, axis=-1)).astype(v.dtype)
-    return jnp.einsum("bnts,bsnh->btnh", weights, v)
+
+def attend_with_dropout(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    visible: jax.Array,
+    key_valid: jax.Array | None,
+    rng: jax.Array,
+    rate: float,
+) -> jax.Array:
+    """`attend`, its weights dropped out with probability `rate`. The backward pass makes scores and weights
+    anew: of all that is [B, N, T, S] only the choice of what is kept stays in memory, a byte each."""
+    keep, probability = keep_mask(rng, (len(q), q.shape[2], q.shape[1], k.shape[1]), rate)
+
+    @jax.checkpoint
+    def mix(q, k, v, keep):
+        mask = _mask(k, visible, key_valid)
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+        weights = jnp.where(keep, jax.nn.softmax(scores, axis=-1) / probability, 0)
+        return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
+
+    return mix(q, k, v, keep)
+
+
+def _mask(k: jax.Array, visible: jax.Array, key_valid: jax.Array | None) -> jax.Array:
+    """[1 or B, 1, T, S]"""
+    mask = (jnp.arange(k.shape[1]) < visible[:, None])[None, None]
+    return mask if key_valid is None else mask & key_valid[:, None, None, :]
 
 
 def attend_beside(
     q: jax.Array,  # [B, T, N, H]
-    past: KVCache,  # rows [B, S, Nkv, H]
+    past: KVCache,  # rows [B, S, N, H]
     seen: jax.Array | int,  # rows of `past` that are seen, from the first
-    k: jax.Array,  # [B, T, Nkv, H]
-    v: jax.Array,  # [B, T, Nkv, H]
+    k: jax.Array,  # [B, T, N, H]
+    v: jax.Array,  # [B, T, N, H]
 ) -> jax.Array:  # [B, T, N, H]
     """`attend` of T tokens that see rows of a cache and, all of them, each other. The cache is only read: a
     loop over it copies nothing."""
-    group = q.shape[2] // k.shape[2]
-    pieces = [
-        [
-            jnp.repeat(x.astype(q.dtype), group, axis=2) if group > 1 else x.astype(q.dtype)
-            for x in piece
-        ]
-        for piece in (past, (k, v))
-    ]
+    pieces = [[x.astype(q.dtype) for x in piece] for piece in (past, (k, v))]
     scores = [
         jnp.einsum("btnh,bsnh->bnts", q, keys, preferred_element_type=jnp.float32)
         for keys, _ in pieces
@@ -130,7 +140,7 @@ class Attention(nn.Module):
         """Returns the output [B, T, D] and, given a cache, the cache with this call's rows written.
 
         write=False: the cache is left as it is; the T tokens see its rows [0, start) and each other, whatever
-            `visible` says.
+            `visible` says. Neither grouped heads nor a context or padding go with it.
         """
         batch, length, width = x.shape
         kv_heads = self.kv_heads or self.heads
@@ -156,8 +166,6 @@ class Attention(nn.Module):
             q = rotate(q, places.cos, places.sin)
             rotated = rotate(k[:, before:], places.cos, places.sin)
             k = jnp.concatenate([k[:, :before], rotated], axis=1) if before else rotated
-        dropout = Dropout(self.dropout)
-        drops = self.dropout > 0 and self.has_rng("dropout")
         if cache is not None and not write:
             out = attend_beside(q, cache, start, k, v)
         else:
@@ -171,7 +179,11 @@ class Attention(nn.Module):
                     )
                 )
                 k, v = cache.k[:, :read], cache.v[:, :read]
-            out = attend(q, k, v, visible, key_valid, dropout if drops else None)
+            if self.dropout > 0 and self.has_rng("dropout"):
+                rng = self.make_rng("dropout")
+                out = attend_with_dropout(q, k, v, visible, key_valid, rng, self.dropout)
+            else:
+                out = attend(q, k, v, visible, key_valid)
         out = nn.DenseGeneral(
             width,
             axis=(-2, -1),
@@ -180,4 +192,4 @@ class Attention(nn.Module):
             kernel_init=kernel_init(self.init_std),
             name="out",
         )(out)
-        return dropout(out), cache
+        return Dropout(self.dropout)(out), cache

@@ -11,7 +11,7 @@ from imgen.decoding import Filters, Guidance, check_drawing, decoding_params, ge
 from imgen.decoding.generate import token_noise
 from imgen.decoding.guidance import guidance_weights
 from imgen.errors import UserError
-from imgen.generators.arrays import Purpose, fold, sample_keys
+from imgen.generators.arrays import Purpose, content_keys, fold, sample_keys
 from imgen.generators.orders import raster
 from imgen.generators.plan import Kind
 from imgen.training.generator_task import GeneratorTask
@@ -133,6 +133,15 @@ def test_mars_linear_guidance_is_linear_after_but_for_the_last_token():
     ours = guidance_weights(Guidance(scale, "linear_after"), raster((length,)))
     np.testing.assert_allclose(ours[:-1], official[:-1], rtol=1e-6)
     assert ours[-1] - official[-1] == pytest.approx((scale - 1) / length, rel=1e-5)
+
+
+def test_latents_that_differ_are_evaluated_in_different_random_orders():
+    """Latents of all sizes: the whole numbers in most of them are 0."""
+    latents = 0.4 * np.random.default_rng(0).normal(size=(6, 16, CHANNELS)).astype(np.float32)
+    keys = jax.random.key_data(content_keys(jnp.asarray(latents)))
+    assert len(np.unique(keys, axis=0)) == 6
+    again = jax.random.key_data(content_keys(jnp.asarray(latents[2:3])))
+    np.testing.assert_array_equal(again[0], keys[2])
 
 
 @pytest.mark.parametrize("plan", ["nar", "raster"])

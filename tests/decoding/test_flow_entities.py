@@ -10,7 +10,8 @@ from imgen.conditioning import ClassLabels
 from imgen.decoding import Filters, Guidance, check_drawing, flow_entities
 from imgen.errors import UserError
 from imgen.generators import ENTITIES, make_xar
-from imgen.generators.xar import XAR, time_index
+from imgen.generators.entities import Entities
+from imgen.generators.xar import XAR, evaluation_times, time_index
 from imgen.latents import LatentSpec
 
 GRID, CHANNELS, WIDTH = (4, 4), 3, 24
@@ -144,23 +145,28 @@ def test_an_image_depends_on_its_number_and_not_on_its_batch():
 
 
 def test_the_order_inside_an_entity_is_a_matter_of_names():
-    """Tokens of the image in another order, with their positions, get the same velocities."""
-    model, params = build("image")
-    shuffled = np.random.default_rng(0).permutation(16)
-    other = model.clone(entities=ENTITIES["cell"](GRID, side=2))
-    order = np.asarray(other.entities.order)
-    other = model.clone(
-        entities=type(model.entities)(GRID, (16,), tuple(int(p) for p in order[shuffled]))
-    )
-    places = order[shuffled]
-    moved = {**params, **{f"positions_{i}": params[f"positions_{i}"][places] for i in range(2)}}
-    latents = jax.random.normal(jax.random.key(5), (1, *GRID, CHANNELS))
-    t, cond = jnp.full((1, 1), 0.7), {"label": jnp.array([1])}
-    one, two = (
-        m.to_latents(jax.jit(m.apply)({"params": p}, m.to_codes(latents), t, cond))
-        for m, p in ((model, params), (other, moved))
-    )
-    np.testing.assert_allclose(one, two, atol=1e-5)
+    """With the tokens of each cell, and their positions, in another order nothing else changes."""
+    model, params = build("cell", steps=2)
+    rng = np.random.default_rng(0)
+    moved = np.concatenate([4 * cell + rng.permutation(4) for cell in range(4)])
+    order = tuple(model.entities.order[i] for i in moved)
+    other = model.clone(entities=Entities(GRID, model.entities.sizes, order))
+    names = [f"positions_{i}" for i in range(2)]
+    other_params = {**params, **{name: params[name][moved] for name in names}}
+    latents = jax.random.normal(jax.random.key(5), (2, *GRID, CHANNELS))
+    t = jnp.asarray(rng.uniform(size=(2, 4)), jnp.float32)
+    start, xi = noise_of(model)
+
+    def outcome(model, params, moved):
+        velocity = jax.jit(model.apply)({"params": params}, model.to_codes(latents), t, COND)
+        noise = flow_entities.given_noise(start[:, moved], xi[:, :, moved], model.entities.starts)
+        drawn = jax.jit(lambda p: flow_entities.sample_from(model, p, COND, noise))(params)
+        return model.to_latents(velocity), model.to_latents(drawn)
+
+    for one, two in zip(
+        outcome(model, params, np.arange(16)), outcome(other, other_params, moved), strict=True
+    ):
+        np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_training_draws_a_time_for_each_entity_and_lowers_the_loss():
@@ -203,6 +209,16 @@ def test_evaluation_is_of_each_image_alone():
     np.testing.assert_allclose(both[1:], alone, rtol=1e-5)
     # Near latents have a near loss: what is drawn is not theirs.
     np.testing.assert_allclose(run(codes + 1e-4, COND), both, rtol=1e-2)
+
+
+def test_evaluation_looks_at_the_whole_range_of_times_of_every_entity_by_itself():
+    times = evaluation_times(6)
+    expected = np.sort(times[:, 0])
+    np.testing.assert_allclose(np.sort(times, axis=0), np.repeat(expected[:, None], 6, 1))
+    assert expected[0] < 0.2 and expected[-1] > 0.8
+    np.testing.assert_allclose(expected, 1 - expected[::-1], atol=1e-6)
+    steps = np.diff(np.argsort(times, axis=0), axis=1)
+    assert (steps.std(axis=0) > 0).all()  # no entity's time tells its neighbour's
 
 
 def test_evaluations_are_counted():

@@ -183,6 +183,8 @@ def test_renorm_only_shortens():
         (lambda: small(FlowHead, steps=0), "at least 1 step"),
         (lambda: small(FlowHead, solver="rk4"), "one of euler"),
         (lambda: small(FlowHead, times="beta"), "one of logit_normal"),
+        (lambda: small(FlowHead, ffn="relu"), "none of silu"),
+        (lambda: small(DiffusionHead, repeats=0), "repeats 0 must be at least 1"),
     ],
 )
 def test_impossible_heads_are_refused(build_it, message):
