@@ -4,12 +4,14 @@ Writes DIR/S.safetensors, whose keys are our parameter paths. FILE is the publis
 checked where we know it (--expect_sha256 PREFIX names another, --any_weights checks nothing). Reading .pth,
 .pt, .ckpt and .bin takes torch (`pip install 'imgen[convert]'`), whose weights-only loader runs no code of
 the file; a .safetensors or .npz file with the official keys does without. --back turns S.safetensors into
-DIR/S_official.safetensors.
+DIR/S_official.safetensors. CLIP of any size keeps Hugging Face's keys, whose own .safetensors need no
+conversion.
 """
 
 import hashlib
 import logging
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 
 from imgen import cli, paths, weights
 from imgen.errors import UserError, did_you_mean
-from imgen.interop import inception, tokenizers
+from imgen.interop import clip, inception, tokenizers
 from imgen.interop.files import read_arrays
 from imgen.interop.system import System
 
@@ -26,6 +28,7 @@ log = logging.getLogger("imgen.convert")
 TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")
 SYSTEMS: dict[str, System] = {
     "inception": inception.SYSTEM,
+    "clip": clip.SYSTEM,
     **tokenizers.SYSTEMS,
 }
 
@@ -55,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = cli.make_workdir(args.out, "--out")
     about = {"system": args.system, "source": file.name, "source_sha256": sha256(file)}
     if args.back:
+        if system.like is None:
+            parser.error(f"--back: {args.system}.safetensors has a published layout as it is")
         target = out / f"{args.system}_official.safetensors"
         arrays = system.to_official(weights.read(file, system.like(), args.system))
     else:
@@ -104,6 +109,11 @@ def read_state(file: Path, system: System) -> Mapping[str, np.ndarray]:
             known = ", ".join((*TORCH_FILES, ".safetensors", ".npz"))
             raise UserError(f"{file}: weights are read from {known} files")
         return read_arrays(file)
+    if _is_torchscript(file):
+        raise UserError(
+            f"{file} is TorchScript, a program with weights in it, and is not opened: take its state dict, "
+            f"saved by itself{system.where and f', or {system.where}'}"
+        )
     state: Any = read_torch(file)
     if system.inside and isinstance(state, Mapping) and system.inside in state:
         state = state[system.inside]
@@ -114,6 +124,14 @@ def read_state(file: Path, system: System) -> Mapping[str, np.ndarray]:
         odd = min(str(key) for key in state if key not in tensors)
         raise UserError(f"{file}: {odd} is not a tensor; is it a state dict of this system?")
     return {key: _array(value) for key, value in tensors.items()}
+
+
+def _is_torchscript(file: Path) -> bool:
+    """torch.jit's archives hold their constants beside the data."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torch(file: Path) -> Any:

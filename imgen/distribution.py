@@ -1,4 +1,4 @@
-"""Metrics of sets of images for `imgen.evaluate`: FID and its kin, and metrics of pairs.
+"""Metrics of sets of images for `imgen.evaluate`: FID and its kin, metrics of pairs, of images and prompts.
 
 A subject is a set of images with what results must say of it. That of a run is drawn or decoded while it is
 measured, on all devices and processes; the images of files are read.
@@ -12,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from imgen import config, drawing
+from imgen.conditioning import clip_bpe
 from imgen.errors import UserError
 from imgen.evaluation import records, reference, references
+from imgen.evaluation.clip_embed import image_network, text_embeddings
+from imgen.evaluation.clip_images import resize_then_square, square_then_resize
+from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import Extractor, Features
 from imgen.evaluation.image_sets import Batches, ImageSet, open_images
 from imgen.evaluation.pairs import PAIRED, pair_means
 from imgen.evaluation.records import Protocol
-from imgen.interop import lpips
+from imgen.interop import clip, lpips
 from imgen.runs import load_tokenizer
 from imgen.stages import images_of
-from imgen.tokenizers.lpips import lpips as lpips_distance
 from imgen.training.generator_task import sampler
 from imgen.training.progress import Progress
 from imgen.training.reconstructions import draws, reconstructed, reconstructor
@@ -36,6 +38,7 @@ from imgen.training.sharding import batch_sharding, make_mesh, whole_batch
 OF_SAMPLES = tuple(DISTANCES)
 OF_RECONSTRUCTIONS = tuple("r" + name for name in DISTANCES)
 OF_PAIRS = (*PAIRED, "lpips")
+OF_PROMPTS = ("clipscore",)
 SPLITS = ("train", "eval")  # of a run's data, as references
 
 
@@ -64,50 +67,61 @@ def metrics_of_run(settings) -> tuple[str, ...]:
 
 def measure(args, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Results by name (`records.result`). args: flags of `imgen.evaluate`, metrics in an order of ours."""
+    of_sets = [m for m in metrics if m not in OF_PAIRS + OF_PROMPTS]
     if args.write_reference and not any(
-        DISTANCES[m.removeprefix("r")].reference for m in metrics if m not in OF_PAIRS
+        DISTANCES[m.removeprefix("r")].reference for m in of_sets if not _by_clip(m)
     ):
         raise UserError("--write_reference goes with metrics that need a reference, e.g. fid")
-    if args.write_reference and len({m in OF_SAMPLES for m in metrics if m not in OF_PAIRS}) > 1:
+    if args.write_reference and len({m in OF_SAMPLES for m in of_sets}) > 1:
         raise UserError(
             "--write_reference: measure samples and reconstructions one after the other"
         )
-    job = _Job(args)
+    job = _Job(args, metrics)
     results: dict[str, dict[str, Any]] = {}
     with jax.set_mesh(job.mesh):
-        if of_samples := [m for m in metrics if m in OF_SAMPLES]:
-            subject = job.samples() if args.workdir else job.files()
-            results |= job.distances(subject, of_samples, {"fid": "gfid"})
-        decoded = [m for m in metrics if m in OF_RECONSTRUCTIONS]
-        pairs = [m for m in metrics if m in OF_PAIRS]
-        if decoded or pairs:
-            subject = job.reconstructions() if args.workdir else job.files()
-        if decoded:
-            names = {n: "r" + n for distance in DISTANCES.values() for n in distance.names}
-            results |= job.distances(subject, [m.removeprefix("r") for m in decoded], names)
-        if pairs:
-            results |= job.pairs(subject, pairs)
+        if "clipscore" in metrics:
+            results |= job.clip_score()
+        for extractor, own in job.by_network([m for m in metrics if m in OF_SAMPLES]):
+            subject = job.samples if args.workdir else job.files(extractor)
+            results |= job.distances(extractor, subject, own, {"fid": "gfid"})
+        decoded = [m.removeprefix("r") for m in metrics if m in OF_RECONSTRUCTIONS]
+        names = {n: "r" + n for distance in DISTANCES.values() for n in distance.names}
+        for extractor, own in job.by_network(decoded):
+            results |= job.distances(extractor, job.reconstructions, own, names)
+        if pairs := [m for m in metrics if m in OF_PAIRS]:
+            results |= job.pairs(job.reconstructions if args.workdir else job.files(), pairs)
     return results
+
+
+def _by_clip(metric: str) -> bool:
+    return metric in ("cmmd", "rcmmd", "clipscore")
 
 
 class _Job:
     """One call of the command: its mesh, its network, the sets that it opens."""
 
-    def __init__(self, args):
+    def __init__(self, args, metrics: Sequence[str]):
         self.args, self.mesh = args, make_mesh()
         self.sharding = batch_sharding(self.mesh)
         self.settings = config.read_config(args.workdir) if args.workdir else None
         # Of each device: the same program for any number of them, and so the same images to the bit.
         self.batch_size = args.batch_size * whole_batch(1, self.mesh)
-        self._extractor: Extractor | None = None
+        self.clip = clip.load(args.clip_weights) if any(map(_by_clip, metrics)) else None
 
-    @property
-    def extractor(self) -> Extractor:
-        if self._extractor is None:
-            network = load_network(self.args.features, self.args.features_weights)
-            self._extractor = Extractor(network, self.sharding)
-        return self._extractor
+    def by_network(self, metrics: Sequence[str]) -> Iterator[tuple[Extractor, list[str]]]:
+        """Metrics of DISTANCES with the network that they look at images with, each used once."""
+        by_clip = [metric for metric in metrics if _by_clip(metric)]
+        if by_clip:
+            yield Extractor(image_network(*self.clip, square_then_resize), self.sharding), by_clip
+        if others := [metric for metric in metrics if metric not in by_clip]:
+            yield self._extractor, others
 
+    @functools.cached_property
+    def _extractor(self) -> Extractor:
+        network = load_network(self.args.features, self.args.features_weights)
+        return Extractor(network, self.sharding)
+
+    @functools.cached_property
     def samples(self) -> Subject:
         """Drawn from the run's generator: num of them, label and random numbers by their number."""
         args = self.args
@@ -132,6 +146,7 @@ class _Job:
         reference = functools.partial(images_of, self.settings, "train", args.reference_num)
         return Subject(images, reference, protocol=protocol, about=about)
 
+    @functools.cached_property
     def reconstructions(self) -> Subject:
         """Held-out images of the run through its tokenizer."""
         args = self.args
@@ -143,14 +158,18 @@ class _Job:
         about = {"step": run.step, "split": originals.name}
         return Subject(images, lambda: originals, originals, about=about)
 
-    def files(self) -> Subject:
-        """The images of --samples."""
+    def files(self, extractor: Extractor | None = None) -> Subject:
+        """The images of --samples, as a network takes them."""
         args = self.args
         cropped = args.samples.startswith("tfds:") or Path(args.samples).is_dir()
         size = args.image_size if cropped else None
-        return Subject(open_images(args.samples, num=args.num, size=size, data_dir=args.data_dir))
+        fit = extractor and extractor.network.prepare
+        images = open_images(args.samples, num=args.num, size=size, data_dir=args.data_dir, fit=fit)
+        return Subject(images)
 
-    def against(self, subject: Subject, num: int | None) -> ImageSet:
+    def against(
+        self, subject: Subject, num: int | None, extractor: Extractor | None = None
+    ) -> ImageSet:
         """The images of --reference, or those that the subject is measured against by itself. Data sets and
         folders are cropped to --image_size, data sets otherwise to the subject's size."""
         where, crop = self.args.reference, self.args.image_size
@@ -164,16 +183,17 @@ class _Job:
             crop = crop or subject.images.size[0]
         elif not Path(where).expanduser().is_dir():
             crop = None
-        return open_images(where, num=num, size=crop, data_dir=self.args.data_dir)
+        fit = extractor and extractor.network.prepare
+        return open_images(where, num=num, size=crop, data_dir=self.args.data_dir, fit=fit)
 
-    def distances(self, subject: Subject, metrics: Sequence[str], names: dict[str, str]) -> dict:
+    def distances(
+        self, extractor: Extractor, subject: Subject, metrics: list[str], names: dict[str, str]
+    ) -> dict:
         """Results of metrics of DISTANCES; names: what they are called here where it is another name."""
-        network, against = self.extractor.network, None
+        network, against = extractor.network, None
         if needs := needs_of_reference(metrics):
-            against = self._against(subject, needs)
-        found = self.extractor(
-            with_progress(subject.images), needs_of_samples(metrics), self.batch_size
-        )
+            against = self._against(extractor, subject, needs)
+        found = extractor(with_progress(subject.images), needs_of_samples(metrics), self.batch_size)
         results = {}
         for metric in metrics:
             distance, began = DISTANCES[metric], time.monotonic()
@@ -184,7 +204,8 @@ class _Job:
                 reference=against and against.name, **subject.protocol,
             )  # fmt: skip
             seconds = found.seconds + time.monotonic() - began
-            about = dict(subject.about, network_hash=network.hash)
+            about = subject.about | {"network_hash": network.hash}
+            about |= distance.settings(found, compared)
             if compared:
                 about["reference_images"] = compared.num
             for name, value in values.items():
@@ -194,34 +215,55 @@ class _Job:
                 results[result["name"]] = {**result, "settings": about}
         return results
 
-    def _against(self, subject: Subject, needs: tuple[str, ...]) -> Features:
+    def _against(self, extractor: Extractor, subject: Subject, needs: tuple[str, ...]) -> Features:
         """The reference's features; written to a file too where --write_reference asks for it."""
-        written = self.args.write_reference
-        if written:
-            needs = references.needs_of_file(self.extractor.network)
+        written, stored = self.args.write_reference, references.needs_of_file(extractor.network)
+        if written and stored:
+            needs = stored
         found = references.reference_features(
             self.args.reference,
-            lambda: with_progress(self.against(subject, self.args.reference_num)),
-            needs, self.extractor, self.batch_size,
+            lambda: with_progress(self.against(subject, self.args.reference_num, extractor)),
+            needs, extractor, self.batch_size,
         )  # fmt: skip
-        if written and jax.process_index() == 0:
-            reference.write(written, references.stored(found, self.extractor.network))
+        if written and stored and jax.process_index() == 0:
+            reference.write(written, references.stored(found, extractor.network))
         return found
+
+    def clip_score(self) -> dict:
+        """The result of CLIPScore: --samples and --prompts in the same order."""
+        args, began = self.args, time.monotonic()
+        model, params = self.clip
+        extractor = Extractor(image_network(model, params, resize_then_square), self.sharding)
+        network, images = extractor.network, self.files(extractor).images
+        prompts, tokenizer = read_prompts(args.prompts, args.num), clip_bpe.load(args.clip_vocab)
+        if len(prompts) != images.num:
+            raise UserError(
+                f"{args.prompts} has {len(prompts)} prompts, {images.name} {images.num} images: each image "
+                "needs its own; see --num"
+            )
+        texts = [f"{args.clip_prefix} {prompt}" for prompt in prompts]
+        texts = text_embeddings(model, params, tokenizer, texts, self.sharding, self.batch_size)
+        found = extractor(with_progress(images), ["embeddings"], self.batch_size)
+        score = float(clip_score(found.embeddings, texts, args.clip_scale).mean())
+        seconds = time.monotonic() - began
+        protocol = Protocol(
+            network=network.name, resize=network.resize, dtype=network.dtype, n=found.num,
+            reference=Path(args.prompts).name,
+        )  # fmt: skip
+        name = score_name(args.clip_prefix, args.clip_scale)
+        result = records.result(name, score, protocol, seconds, found.num / seconds)
+        about = {"network_hash": network.hash, "prefix": args.clip_prefix, "scale": args.clip_scale}
+        return {result["name"]: {**result, "settings": about}}
 
     def pairs(self, subject: Subject, metrics: Sequence[str]) -> dict:
         """Results of metrics of pairs: images and their originals in the same order."""
         originals = subject.originals or self.against(subject, self.args.num)
-        distance, about = None, dict(subject.about)
+        weights, about = None, dict(subject.about)
         if "lpips" in metrics:
             if not self.args.lpips_weights:
-                raise UserError(
-                    "lpips needs --lpips_weights FILE (safetensors of its VGG or AlexNet)"
-                )
-            weights = jax.tree.map(jnp.asarray, lpips.load(self.args.lpips_weights))
-            distance, about["lpips_weights"] = (
-                lambda x, y: lpips_distance(weights, x, y),
-                (self.args.lpips_weights),
-            )
+                raise UserError("lpips needs --lpips_weights FILE (safetensors of its VGG)")
+            weights = lpips.load(self.args.lpips_weights)
+            about["lpips_weights"] = self.args.lpips_weights
         began = time.monotonic()
         means = pair_means(
             with_progress(subject.images),
@@ -229,7 +271,7 @@ class _Job:
             metrics,
             self.batch_size,
             self.sharding,
-            distance,
+            weights,
         )
         seconds = time.monotonic() - began
         protocol = Protocol(reference=originals.name, n=originals.num, **subject.protocol)
@@ -238,6 +280,20 @@ class _Job:
             result = records.result(name, value, protocol, seconds, originals.num / seconds)
             results[result["name"]] = {**result, "settings": about}
         return results
+
+
+def read_prompts(path: str | None, num: int | None = None) -> list[str]:
+    """The first `num` lines of a file. Raises UserError where it can't be read or a line is empty."""
+    if path is None:
+        raise UserError("clipscore needs --prompts FILE, a line for each image, in their order")
+    try:
+        lines = Path(path).expanduser().read_text("utf-8").splitlines()[:num]
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"--prompts {path}: not a readable text file ({e})") from e
+    empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if empty or not lines:
+        raise UserError(f"{path}: line {(empty or [1])[0]} holds no prompt; each image needs one")
+    return lines
 
 
 def with_progress(images: ImageSet) -> ImageSet:

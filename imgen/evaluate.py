@@ -9,11 +9,14 @@ Metrics of a run on its held-out data, which are the default:
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
 Metrics of images by the features of a network (--features), as records under "results", each with the
 protocol that it was measured by and the published values of an equal one:
-  fid, sfid, is, precision_recall, kid            of --samples, or of what the run's generator draws
-  rfid, rsfid, ris, rprecision_recall, rkid       of the run's reconstructions of its held-out data
+  fid, sfid, is, precision_recall, kid, cmmd        of --samples, or of what the run's generator draws
+  rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
   psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs
+  clipscore                                         of --samples and their --prompts
 --reference is what they are held against: FILE.npz of images or of statistics (--write_reference writes one),
-a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions eval).
+a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions eval); for
+cmmd FILE.npy of embeddings too. cmmd and clipscore look at images with CLIP (--clip_weights), of any size,
+which is read from safetensors of Hugging Face or open_clip as they are.
 `--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
 (`imgen.evaluation.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
 """
@@ -30,6 +33,7 @@ import jax
 from imgen import cli, config, distribution, drawing, run_metrics
 from imgen.errors import UserError
 from imgen.evaluation import replay
+from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
 from imgen.evaluation.distances import check_metrics
 from imgen.evaluation.feature_networks import FEATURES
 from imgen.training.sampling import LABELS
@@ -73,7 +77,8 @@ def _parser() -> cli.Parser:
         "--metrics",
         help=f"of a run: {', '.join(run_metrics.MEASURES)} (default: those that it has); of "
         f"images: {', '.join((*distribution.OF_SAMPLES, *distribution.OF_RECONSTRUCTIONS))}, "
-        f"{', '.join(distribution.OF_PAIRS)}; of detections: one of {', '.join(replay.METRICS)}",
+        f"{', '.join(distribution.OF_PAIRS + distribution.OF_PROMPTS)}; of detections: one of "
+        f"{', '.join(replay.METRICS)}",
     )
     parser.add_argument(
         "--num", type=int,
@@ -86,7 +91,7 @@ def _parser() -> cli.Parser:
     parser.add_argument("--seed", type=int, default=0)
     images = parser.add_argument_group("of images")
     images.add_argument(
-        "--reference", metavar="FILE.npz|DIR|tfds:NAME:SPLIT|train|eval", help="see above"
+        "--reference", metavar="FILE.npz|FILE.npy|DIR|tfds:NAME:SPLIT|train|eval", help="see above"
     )
     images.add_argument("--reference_num", type=int, help="its first images (default: all)")
     images.add_argument("--write_reference", metavar="FILE", help="write its statistics, .npz")
@@ -95,6 +100,25 @@ def _parser() -> cli.Parser:
         "--features_weights", "--inception_weights", metavar="FILE", help="the network's weights"
     )
     images.add_argument("--lpips_weights", metavar="FILE", help="of the metric lpips")
+    images.add_argument(
+        "--clip_weights", metavar="FILE|DIR",
+        help="of cmmd and clipscore: .safetensors, or a folder of the Hugging Face hub",
+    )  # fmt: skip
+    images.add_argument(
+        "--clip_vocab", metavar="FILE|DIR",
+        help="of clipscore: bpe_simple_vocab_16e6.txt.gz, or a folder of the Hugging Face hub",
+    )  # fmt: skip
+    images.add_argument(
+        "--prompts", metavar="FILE", help="of clipscore: a line for each image, in their order"
+    )
+    images.add_argument(
+        "--clip_prefix", default="",
+        help="put before each prompt (default none; of the paper: 'A photo depicts')",
+    )  # fmt: skip
+    images.add_argument(
+        "--clip_scale", type=float, default=PERCENT,
+        help=f"of clipscore (default {PERCENT:g}; of the paper: {PAPER_SCALE:g})",
+    )  # fmt: skip
     images.add_argument(
         "--image_size", type=int, help="crop images of folders and data sets to it, as ADM does"
     )
@@ -128,7 +152,8 @@ def _of_run(args) -> dict[str, Any]:
 def _of_samples(args) -> dict[str, Any]:
     if not args.metrics:
         raise UserError("--metrics is needed with --samples, e.g. --metrics fid,is")
-    metrics = _chosen(args.metrics, (), (*distribution.OF_SAMPLES, *distribution.OF_PAIRS))
+    known = distribution.OF_SAMPLES + distribution.OF_PAIRS + distribution.OF_PROMPTS
+    metrics = _chosen(args.metrics, (), known)
     return {"samples": args.samples, "results": distribution.measure(args, metrics)}
 
 

@@ -14,8 +14,9 @@ def to_float(images: jnp.ndarray) -> jnp.ndarray:
 
 
 def to_uint8(images: jnp.ndarray) -> jnp.ndarray:
-    """float [-1, 1] -> uint8 by clip(127.5 x + 128) and truncation, as LlamaGen's and ADM's scripts do."""
-    return jnp.clip(127.5 * images + 128.0, 0.0, 255.0).astype(jnp.uint8)
+    """float [-1, 1] -> uint8, rounded. LlamaGen's and ADM's scripts do the same: 127.5 x + 128 cut to a whole
+    number is 127.5 (x + 1) rounded, but for ties."""
+    return jnp.round(jnp.clip(127.5 * (images + 1.0), 0.0, 255.0)).astype(jnp.uint8)
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:

@@ -24,7 +24,7 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
     """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    arrays = {key: np.asarray(value, order="C") for key, value in arrays.items()}
     try:
         save_file(arrays, unfinished, dict(about))
         os.replace(unfinished, path)

@@ -5,22 +5,21 @@ Everything is float32 with float32 products, whatever the device would do by its
 """
 
 import functools
-import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from imgen import weights
 from imgen.conditioning import clip_bpe
 from imgen.conditioning.clip import CLIP, normalised, size_name, to_unit
 from imgen.errors import UserError
-from imgen.evaluation.clip_images import resize_then_square, square_then_resize
-from imgen.evaluation.clip_score import PERCENT, clip_score
+from imgen.evaluation.clip_images import RESIZES
+from imgen.evaluation.image_sets import padded
+from imgen.evaluation.networks import FeatureNetwork
 
-CMMD_NETWORK = "clip_l14_336"
 Params = dict[str, Any]
 
 
@@ -38,88 +37,64 @@ def embed_texts(model: CLIP, params: Params, ids: jax.Array) -> jax.Array:
 
 
 def network_name(model: CLIP) -> str:
-    """As `Protocol.network`: the published size or the image tower's, with "_gelu" if it isn't quick_gelu."""
+    """As `Protocol.network`: the published size or the image tower's, with "_gelu" if it isn't quick_gelu.
+    CMMD's is "clip_l14_336"."""
     image = model.image
     name = size_name(model) or f"clip_w{image.width}_d{image.depth}_p{image.patch}_{image.size}"
     return name if image.activation == "quick_gelu" else f"{name}_{image.activation}"
 
 
-class Embedder:
-    """A CLIP on all devices of this process, which take equal parts of each batch.
+def image_network(
+    model: CLIP, params: Params, prepare: Callable[[np.ndarray, int], np.ndarray]
+) -> FeatureNetwork:
+    """The image tower as a network of `features.Extractor`, which gives "embedding", of unit length.
 
-    tokenizer: None where no texts are asked for. batch_size: rounded up to a multiple of the devices.
+    prepare: of `clip_images`; CMMD's is `square_then_resize`, CLIPScore's `resize_then_square`.
     """
 
-    def __init__(
-        self,
-        model: CLIP,
-        params: Params,
-        tokenizer: clip_bpe.Tokenizer | None = None,
-        batch_size: int = 64,
-    ):
-        if tokenizer is not None and len(tokenizer.ids) > model.text.vocab:
-            raise UserError(
-                f"the vocabulary has {len(tokenizer.ids)} tokens, this CLIP {model.text.vocab}: name the one "
-                "that belongs to the weights"
-            )
-        mesh = Mesh(np.array(jax.local_devices()), ("data",))
-        self.model, self.tokenizer, self.name = model, tokenizer, network_name(model)
-        self.batch_size = -(-batch_size // mesh.size) * mesh.size
-        self._mesh = mesh
-        self._rows = NamedSharding(mesh, PartitionSpec("data"))
-        self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-        self._image_step = jax.jit(functools.partial(embed_images, model))
-        self._text_step = jax.jit(functools.partial(embed_texts, model))
+    def apply(params: Params, images: jax.Array) -> dict[str, jax.Array]:
+        return {"embedding": embed_images(model, params, images)}
 
-    @functools.cached_property
-    def hash(self) -> str:
-        """The first 8 hex digits of the SHA-256 of the weights, the same from either layout."""
-        digest = hashlib.sha256()
-        for leaf in jax.tree.leaves(self._params):
-            digest.update(np.ascontiguousarray(leaf))
-        return digest.hexdigest()[:8]
-
-    def images(
-        self,
-        images: Iterable[np.ndarray],
-        prepare: Callable[[np.ndarray, int], np.ndarray] = resize_then_square,
-    ) -> np.ndarray:
-        """uint8 images [H, W, 3] of any sizes, taken one by one -> unit embeddings, float32 [N, D].
-
-        prepare: of `clip_images`; CMMD's is `square_then_resize`.
-        """
-        size = self.model.image.size
-        return self._run(self._image_step, (prepare(image, size) for image in images))
-
-    def texts(self, texts: Iterable[str], prefix: str = "") -> np.ndarray:
-        """Unit embeddings, float32 [N, D], of texts behind a prefix; what is too long is cut."""
-        if self.tokenizer is None:
-            raise UserError(f"no vocabulary of CLIP is named; {clip_bpe.WHERE}")
-        length = self.model.text.length
-        ids = self.tokenizer([f"{prefix} {text}" if prefix else text for text in texts], length)
-        return self._run(self._text_step, iter(ids))
-
-    def _run(self, step: Callable, rows: Iterator[np.ndarray]) -> np.ndarray:
-        found = []
-        while batch := list(itertools.islice(rows, self.batch_size)):
-            padding = [np.zeros_like(batch[0])] * (self.batch_size - len(batch))
-            with jax.set_mesh(self._mesh):
-                out = step(self._params, jax.device_put(np.stack(batch + padding), self._rows))
-            found.append(np.asarray(out)[: len(batch)])
-        return np.concatenate(found) if found else np.zeros((0, self.model.width), np.float32)
+    return FeatureNetwork(
+        network_name(model),
+        RESIZES[prepare],
+        "float32",
+        _without(params, "text"),
+        apply,
+        {"embedding": model.width},
+        weights.fingerprint(params),
+        functools.partial(prepare, size=model.image.size),
+    )
 
 
-def cmmd_embeddings(embedder: Embedder, images: Iterable[np.ndarray]) -> np.ndarray:
-    """What `cmmd` compares, float32 [N, D]. It is the published metric where the embedder is CMMD_NETWORK."""
-    return embedder.images(images, square_then_resize)
-
-
-def clip_scores(
-    embedder: Embedder,
-    images: Iterable[np.ndarray],
-    captions: Sequence[str],
-    prefix: str = "",
-    scale: float = PERCENT,
+def text_embeddings(
+    model: CLIP,
+    params: Params,
+    tokenizer: clip_bpe.Tokenizer,
+    texts: Sequence[str],
+    sharding: NamedSharding,
+    batch_size: int,
 ) -> np.ndarray:
-    """CLIPScore of each image with its caption, float64 [N]; see `clip_score` and `score_name`."""
-    return clip_score(embedder.images(images), embedder.texts(captions, prefix), scale)
+    """Unit embeddings of texts, float32 [N, D], in every process; what is too long is cut.
+
+    sharding: of batches, over the mesh's data axes; batch_size: a multiple of their size. Raises UserError
+    for a vocabulary that the model has no room for.
+    """
+    if len(tokenizer.ids) > model.text.vocab:
+        raise UserError(
+            f"the vocabulary has {len(tokenizer.ids)} tokens, this CLIP {model.text.vocab}: name the one "
+            "that belongs to the weights"
+        )
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    placed = jax.device_put(_without(params, "image"), everywhere)
+    step = jax.jit(functools.partial(embed_texts, model), out_shardings=everywhere)
+    ids, found = tokenizer(texts, model.text.length), []
+    for start in range(0, len(ids), batch_size):
+        rows, mask = padded(ids[start : start + batch_size], batch_size)
+        batch = jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
+        found.append(np.asarray(step(placed, batch))[mask > 0])
+    return np.concatenate(found)
+
+
+def _without(params: Params, half: str) -> Params:
+    return {name: leaf for name, leaf in params.items() if not name.startswith(half)}

@@ -31,6 +31,10 @@ def resize_then_square(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + size, top + size)))
 
 
+# What results call them (`Protocol.resize`).
+RESIZES = {square_then_resize: "square+pil_bicubic", resize_then_square: "pil_bicubic+square"}
+
+
 def _picture(image: np.ndarray) -> Image.Image:
     image = np.asarray(image)
     grey = image.ndim == 2 or image.ndim == 3 and image.shape[2] == 1

@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from imgen.errors import UserError
+from imgen.evaluation.cmmd import cmmd
 from imgen.evaluation.features import Features
 from imgen.evaluation.frechet import frechet_distance
 from imgen.evaluation.inception_score import inception_score
@@ -11,7 +13,7 @@ from imgen.evaluation.kernel_distance import kernel_distance
 from imgen.evaluation.precision_recall import precision_recall
 
 REFERENCE_FEATURES = 10_000  # images of the reference that precision and recall are measured with
-KID_SUBSET = 1000
+KID_SUBSETS, KID_SUBSET = 100, 1000  # how many, and of how many images where there are so many
 
 
 def _fid(samples: Features, reference: Features) -> dict[str, float]:
@@ -31,21 +33,31 @@ def _precision_recall(samples: Features, reference: Features) -> dict[str, float
     return {"precision": precision, "recall": recall}
 
 
-def _kid(samples: Features, reference: Features) -> dict[str, float]:
+def _kid_subsets(samples: Features, reference: Features) -> dict[str, int]:
     size = min(KID_SUBSET, len(samples.features), len(reference.features))
-    mean, deviation = kernel_distance(samples.features, reference.features, subset_size=size)
+    return {"subsets": KID_SUBSETS, "subset_size": size}
+
+
+def _kid(samples: Features, reference: Features) -> dict[str, float]:
+    subsets = _kid_subsets(samples, reference)
+    mean, deviation = kernel_distance(samples.features, reference.features, **subsets)
     return {"kid": mean, "kid_std": deviation}
+
+
+def _cmmd(samples: Features, reference: Features) -> dict[str, float]:
+    return {"cmmd": cmmd(samples.embeddings, reference.embeddings)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
     """A metric of samples and a reference: what it needs of each (`features.NEEDS`), how it is measured
-    ({name: value}), and the names that it gives."""
+    ({name: value}), the names that it gives, and the settings that a result should tell."""
 
     samples: tuple[str, ...]
     reference: tuple[str, ...]
     measure: Callable[[Features, Features | None], dict[str, float]]
     names: tuple[str, ...]
+    settings: Callable[[Features, Features | None], dict[str, Any]] = lambda *_: {}
 
 
 DISTANCES = {
@@ -55,7 +67,8 @@ DISTANCES = {
     "precision_recall": Distance(
         ("features",), ("features",), _precision_recall, ("precision", "recall")
     ),
-    "kid": Distance(("features",), ("features",), _kid, ("kid", "kid_std")),
+    "kid": Distance(("features",), ("features",), _kid, ("kid", "kid_std"), _kid_subsets),
+    "cmmd": Distance(("embeddings",), ("embeddings",), _cmmd, ("cmmd",)),
 }
 
 

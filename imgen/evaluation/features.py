@@ -20,7 +20,14 @@ from imgen.evaluation.moments import Gaussian, Moments, merge
 from imgen.evaluation.networks import FeatureNetwork
 
 # What metrics may need -> the network's output that it is of.
-NEEDS = {"pool": "pool3", "spatial": "spatial", "features": "pool3", "logits": "logits"}
+NEEDS = {
+    "pool": "pool3",
+    "spatial": "spatial",
+    "features": "pool3",
+    "logits": "logits",
+    "embeddings": "embedding",
+}
+ROWS = ("features", "logits", "embeddings")  # kept as they are; of the others, their moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +35,8 @@ class Features:
     """What is known of a set of images under a network; None for what was not asked for.
 
     name: of the set. num: images. pool, spatial: Gaussians of pool3 and of the spatial features. features:
-    pool3 of some or all images, float32 [M, D], in their order. logits: float32 [N, C]. seconds: that reading
-    or drawing the images and the network took.
+    pool3 of some or all images, float32 [M, D], in their order. logits: float32 [N, C]. embeddings: CLIP's,
+    float32 [N, D]. seconds: that reading or drawing the images and the network took.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Features:
     spatial: Gaussian | None = None
     features: np.ndarray | None = None
     logits: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
     seconds: float = 0.0
 
 
@@ -78,8 +86,8 @@ class Extractor:
                     f"{self.network.name} gives no {NEEDS[need]} features: choose other metrics or --features"
                 )
         width = self.network.widths
-        moments = {n: Moments(width[NEEDS[n]]) for n in needs if n in ("pool", "spatial")}
-        kept = _Kept([n for n in needs if n in ("features", "logits")], images.num, most_features)
+        moments = {n: Moments(width[NEEDS[n]]) for n in needs if n not in ROWS}
+        kept = _Kept([n for n in needs if n in ROWS], images.num, most_features)
         counted = 0
         for index, mask, found in self._run(images, batch_size, sorted({NEEDS[n] for n in needs})):
             self._check(found, mask, index, images.name)
@@ -114,6 +122,8 @@ class Extractor:
                 raise UserError(
                     f"{images.name}: images are {pixels.dtype}, not uint8: round to 0..255"
                 )
+            if self.network.prepare:
+                pixels = np.stack([self.network.prepare(image) for image in pixels])
             first = number * batch_size + jax.process_index() * len(pixels)
             shape = (batch_size, *pixels.shape[1:])
             batch = jax.make_array_from_process_local_data(self._sharding, pixels, shape)

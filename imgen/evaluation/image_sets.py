@@ -5,6 +5,7 @@ the name of the first image that differs, unless it is cropped as ADM does (`siz
 """
 
 import dataclasses
+import functools
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ OVERVIEWS = ("grid.png", "tokens.png")  # that imgen.sample writes beside the im
 # TFDS's name may hold a version, its split a colon: "tfds:cifar10:3.0.2:train[:1000]".
 DATASET = re.compile(r"tfds:([^:]+(?::\d+(?:\.\d+)*)?):(.+)")
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+Fit = Callable[[np.ndarray], np.ndarray]  # an image of any size to one of the size that is wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,17 @@ class ImageSet:
 
 
 def open_images(
-    where: str, *, num: int | None = None, size: int | None = None, data_dir: str | None = None
+    where: str,
+    *,
+    num: int | None = None,
+    size: int | None = None,
+    data_dir: str | None = None,
+    fit: Fit | None = None,
 ) -> ImageSet:
     """The images of FILE.npz, of a folder, or of "tfds:NAME:SPLIT".
 
-    num: the first so many; None for all. size: crop to it; a data set's images always are.
+    num: the first so many; None for all. size: crop to it; a data set's images always are. fit: what is done
+    to a folder's images where no size is asked for.
 
     Raises UserError for what is missing, unreadable, not uint8, of unlike sizes, or fewer than `num`.
     """
@@ -60,7 +68,7 @@ def open_images(
         return of_source(source, EvalImages(size), size, num)
     path = Path(where).expanduser()
     if path.is_dir():
-        return of_folder(path, num, size)
+        return of_folder(path, num, functools.partial(center_crop, size=size) if size else fit)
     if not path.is_file():
         raise UserError(
             f"{where}: there is no such file or folder of images, nor is it tfds:NAME:SPLIT"
@@ -99,8 +107,8 @@ class _Files:
 
     num_classes = class_names = None
 
-    def __init__(self, root: Path, crop: int | None):
-        self.name, self._crop = str(root), crop
+    def __init__(self, root: Path, fit: Fit | None):
+        self.name, self._fit = str(root), fit
         self._paths = sorted(
             path for path in root.rglob("*")
             if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
@@ -108,7 +116,7 @@ class _Files:
         )  # fmt: skip
         if not self._paths:
             raise UserError(f"{root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        self.size = (crop, crop) if crop else self._read(self._paths[0]).shape[:2]
+        self.size = self._read(self._paths[0]).shape[:2]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -116,8 +124,6 @@ class _Files:
     def __getitem__(self, index: int) -> dict:
         path = self._paths[index]
         image = self._read(path)
-        if self._crop:
-            image = center_crop(image, self._crop)
         if image.shape[:2] != self.size:
             (height, width), (h, w) = image.shape[:2], self.size
             raise UserError(
@@ -136,16 +142,16 @@ class _Files:
             raise UserError(f"{path} is no readable image ({reason}): mend or remove it") from bad
         if mode[0] in "IF":  # more than 8 bits, which would be cut off
             raise UserError(f"{path} has {mode} pixels, not 8 bits a channel: convert it first")
-        return image
+        return self._fit(image) if self._fit else image
 
 
 def _as_it_is(example: dict, rng) -> dict:
     return example
 
 
-def of_folder(root: Path, num: int | None = None, size: int | None = None) -> ImageSet:
-    """The image files below a folder, in the order of their paths."""
-    files = _Files(root, size)
+def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> ImageSet:
+    """The image files below a folder, in the order of their paths; see `open_images`."""
+    files = _Files(root, fit)
     return of_source(files, _as_it_is, files.size, num, name=str(root))
 
 

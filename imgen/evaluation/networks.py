@@ -29,7 +29,8 @@ class FeatureNetwork:
 
     name, resize, dtype: as `records.Protocol` words them. params: numpy arrays. apply: pure, jittable;
     params and uint8 images [B, H, W, 3] -> float32 features [B, D] by name. widths: D of each. hash: the
-    first 8 hex digits of the SHA-256 of params, for files of reference statistics.
+    first 8 hex digits of the SHA-256 of params, for files of reference statistics. prepare: what is done to
+    each image on the host before, uint8 [H, W, 3] both ways.
     """
 
     name: str
@@ -39,6 +40,7 @@ class FeatureNetwork:
     apply: Callable[[Any, jax.Array], dict[str, jax.Array]]
     widths: dict[str, int]
     hash: str
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def inception(dialect: str, weights_file: str | Path | None) -> FeatureNetwork:

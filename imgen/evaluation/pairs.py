@@ -13,6 +13,7 @@ from imgen.errors import UserError
 from imgen.evaluation.features import gather_rows
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.reconstruction import psnr, ssim_gauss11, ssim_uniform7
+from imgen.tokenizers import lpips
 
 # By the name that is asked for: the name of the result, and the measure of images [B, H, W, 3] in [0, 1].
 PAIRED: dict[str, tuple[str, Callable]] = {
@@ -32,11 +33,11 @@ def pair_means(
     metrics: Iterable[str],
     batch_size: int,
     sharding: NamedSharding,
-    lpips: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    lpips_params: lpips.Params | None = None,
 ) -> dict[str, float]:
-    """Means over all pairs of the metrics (keys of PAIRED, and "lpips" where it is given).
+    """Means over all pairs of the metrics (keys of PAIRED, and "lpips").
 
-    lpips: images in [-1, 1], twice -> [B], by VGG-16's features.
+    lpips_params: of LPIPS by VGG-16's features, where that is asked for.
 
     Raises UserError for sets of unlike number or size, and for pairs that could not be read.
     """
@@ -49,12 +50,15 @@ def pair_means(
         raise UserError(f"SSIM needs images of at least 11x11 pixels, not {images.size}")
     measures: dict[str, Callable] = {PAIRED[m][0]: PAIRED[m][1] for m in metrics if m != "lpips"}
 
-    @functools.partial(jax.jit, out_shardings=NamedSharding(sharding.mesh, PartitionSpec()))
-    def sums(first, second, mask) -> dict[str, Any]:
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    params = jax.device_put(lpips_params, everywhere)
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
+    def sums(params, first, second, mask) -> dict[str, Any]:
         x, y = first / 255.0, second / 255.0
         found = {name: jnp.sum(mask * measure(x, y)) for name, measure in measures.items()}
         if "lpips" in metrics:
-            found["lpips_vgg"] = jnp.sum(mask * lpips(2 * x - 1, 2 * y - 1))
+            found["lpips_vgg"] = jnp.sum(mask * lpips.lpips(params, 2 * x - 1, 2 * y - 1))
         return found
 
     totals: dict[str, float] = {}
@@ -68,7 +72,7 @@ def pair_means(
             for v in (x, y, mask)
         ]
         count += int(mask.sum())
-        for name, value in jax.device_get(sums(*placed)).items():
+        for name, value in jax.device_get(sums(params, *placed)).items():
             totals[name] = totals.get(name, 0.0) + float(value)
     count = int(sum(rows[0] for rows in gather_rows(np.array([count], np.int32))))
     if count != images.num:

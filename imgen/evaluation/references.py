@@ -1,11 +1,15 @@
-"""What samples are measured against: images that go through the network, or a file of their statistics."""
+"""What samples are measured against: images that go through the network, or a file of their statistics or
+embeddings."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from imgen.errors import UserError
 from imgen.evaluation import reference
 from imgen.evaluation.distances import REFERENCE_FEATURES
+from imgen.evaluation.feature_matrix import checked
 from imgen.evaluation.features import NEEDS, Extractor, Features
 from imgen.evaluation.image_sets import ImageSet, of_npz
 from imgen.evaluation.networks import FeatureNetwork
@@ -34,19 +38,42 @@ def reference_features(
 ) -> Features:
     """Features of a reference, with its name as results call it.
 
-    where: a file of statistics; for anything else, `open_set` opens the images. needs: keys of
-    `features.NEEDS`.
+    where: a file of statistics, or of embeddings where those are needed (.npy [N, D], as CMMD's authors
+    publish them); for anything else, `open_set` opens the images. needs: keys of `features.NEEDS`.
 
     Raises UserError for statistics of another network, or that lack what is needed.
     """
     needs = tuple(needs)
-    if where and where.endswith(".npz") and (path := Path(where).expanduser()).is_file():
+    embeddings = "embeddings" in needs
+    if where and embeddings and where.endswith(".npy"):
+        found = read_embeddings(where, extractor.network)
+        return Features(Path(where).stem, len(found), embeddings=found)
+    statistics = where and not embeddings and where.endswith(".npz")
+    if statistics and (path := Path(where).expanduser()).is_file():
         stored = reference.read(path)
         if stored.pool is not None:
             return _of_file(path, stored, needs, extractor, batch_size)
     images = open_set()
     found = extractor(images, needs, batch_size, most_features=REFERENCE_FEATURES)
     return Features(**{**vars(found), "name": published_name(images)})
+
+
+def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
+    """Those of a network in an .npy file, floats [N, D]. Raises UserError for anything else."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of embeddings")
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        raise UserError(f"{path}: not a readable .npy file ({e})") from e
+    found, width = checked(found, f"embeddings in {path}"), network.widths["embedding"]
+    if found.shape[1] != width:
+        raise UserError(
+            f"{path} holds embeddings of {found.shape[1]} numbers, {network.name} gives {width}: name the "
+            "weights that they are of"
+        )
+    return found
 
 
 def check_reference(where: str, open_set: Callable[[], ImageSet], network: FeatureNetwork) -> None:

@@ -1,11 +1,12 @@
-"""CLIP checkpoints <-> our `CLIP`, in both layouts.
+"""CLIP checkpoints <-> our `CLIP`, in both layouts, which `load` reads as they are.
 
 Sources: openai/CLIP, clip/model.py, whose names open_clip shares (`visual.transformer.resblocks...`);
 transformers, models/clip/modeling_clip.py and configuration_clip.py (`vision_model.encoder.layers...`).
 
-A Hugging Face folder's config.json says how many heads there are and which activation. OpenAI's files have
-nothing but weights; their four vision transformers have heads 64 wide and quick_gelu, and their sizes follow
-from the shapes.
+A Hugging Face folder's config.json says how many heads there are and which activation. Files in OpenAI's
+layout have nothing but weights; its four vision transformers have heads 64 wide and quick_gelu, and their
+sizes follow from the shapes. The files that OpenAI published (ViT-B-32.pt) are TorchScript archives, which no
+loader without code opens: the same weights are on the Hugging Face hub.
 """
 
 import itertools
@@ -27,6 +28,7 @@ from imgen.conditioning.clip import (
 )
 from imgen.errors import UserError
 from imgen.interop.files import read_arrays
+from imgen.interop.system import System
 from imgen.interop.table import (
     CONV,
     LINEAR,
@@ -41,8 +43,8 @@ from imgen.interop.titok import block_rows
 
 WHERE = (
     "take openai/clip-vit-large-patch14-336 (for CMMD) or openai/clip-vit-base-patch32 (for CLIPScore) from "
-    "the Hugging Face hub with its config.json, or OpenAI's ViT-L-14-336px.pt or ViT-B-32.pt; python -m "
-    "imgen.convert --system clip --checkpoint FILE --out DIR makes safetensors of .bin and .pt files"
+    "the Hugging Face hub, model.safetensors as it is, or pytorch_model.bin after python -m imgen.convert "
+    "--system clip --checkpoint FILE --out DIR"
 )
 IGNORED = (
     r"(text|vision)_model\.embeddings\.position_ids",
@@ -220,12 +222,15 @@ def convert(state: Mapping[str, np.ndarray], model: CLIP) -> dict[str, Any]:
 
 
 def convert_clip(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict in either layout -> Hugging Face's, float32 and without buffers. `imgen.convert` makes
-    safetensors of it; other than OpenAI's models need their config.json beside them.
+    """A state dict in either layout -> Hugging Face's, float32 and without buffers, as `imgen.convert` writes
+    it; other than OpenAI's models need their config.json beside them.
 
     Raises UserError for missing, unknown and misshapen keys.
     """
     return to_official(huggingface_rows(), convert(state, from_shapes(state)))
+
+
+SYSTEM = System(None, convert_clip, None, where=WHERE)
 
 
 def load(path: str | Path | None) -> tuple[CLIP, dict[str, Any]]:
@@ -242,6 +247,10 @@ def load(path: str | Path | None) -> tuple[CLIP, dict[str, Any]]:
         )
         raise UserError(f"{missing}; {WHERE}")
     path = _weights_in(Path(path)) if Path(path).is_dir() else Path(path)
+    if path.suffix not in (".safetensors", ".npz"):
+        raise UserError(
+            f"{path}: CLIP's weights are read from .safetensors and .npz files; {WHERE}"
+        )
     state = read_arrays(path)
     config = path.with_name("config.json")
     if config.is_file():

@@ -16,17 +16,19 @@ Params = Mapping[str, Any]
 class System:
     """One value of `--system`.
 
-    like: shapes of our parameters. to_ours: official state dict -> parameters of these shapes; raises
-    UserError, naming keys, where it is not of this system. to_official: the way back. inside: the key
-    under which published files keep the state dict, "" where they are the state dict. sha256: how the
-    hash of the published file begins, "" where that isn't known.
+    to_ours: official state dict -> parameters; raises UserError, naming keys, where it is not of this
+    system. like: shapes of these parameters, and to_official: the way back; None where what is written
+    keeps a published layout. inside: the key under which published files keep the state dict, "" where
+    they are the state dict. sha256: how the hash of the published file begins, "" where that isn't known.
+    where: which files to take, for those who have another one.
     """
 
-    like: Callable[[], Params]
+    like: Callable[[], Params] | None
     to_ours: Callable[[State], Params]
-    to_official: Callable[[Params], State]
+    to_official: Callable[[Params], State] | None
     inside: str = ""
     sha256: str = ""
+    where: str = ""
 
 
 def by_table(

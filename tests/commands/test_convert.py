@@ -1,6 +1,7 @@
 """imgen.convert: Inception there and back, and one clear line for every kind of file that is not right."""
 
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -11,9 +12,10 @@ from imgen import cli, convert, weights
 from imgen.errors import UserError
 from imgen.evaluation import networks
 from imgen.evaluation.inception import abstract_params
-from imgen.interop import inception, tokenizers
+from imgen.interop import clip, inception, tokenizers
 from imgen.interop.system import by_table
-from imgen.interop.table import LINEAR, Row
+from imgen.interop.table import LINEAR, Row, to_official
+from tests.conditioning.tiny_clip import random_params, tiny_clip
 
 STATE = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -88,6 +90,27 @@ def test_every_published_tokenizer_goes_there_and_back():
         params = jax.tree.map(lambda x: np.zeros(x.shape, np.int8), system.like())
         back = system.to_ours(system.to_official(params))
         assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, params), name
+
+
+def test_clip_of_any_size_becomes_a_file_that_metrics_read(capsys, tmp_path):
+    params = random_params(tiny_clip())
+    save_file(to_official(clip.openai_rows(), params), tmp_path / "open_clip.safetensors")
+    assert run(capsys, tmp_path / "open_clip.safetensors", tmp_path, system="clip")[0] == 0
+    state = load_file(tmp_path / "clip.safetensors")
+    found = clip.convert(state, clip.from_shapes(state))
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    err = fails(capsys, tmp_path / "clip.safetensors", tmp_path, "--back", system="clip")
+    assert "published layout as it is" in err
+
+
+def test_torchscript_is_not_opened_and_the_way_around_is_named(capsys, tmp_path, toy):
+    with zipfile.ZipFile(tmp_path / "ViT-B-32.pt", "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"ViT-B-32/{name}", b"")
+    err = fails(capsys, tmp_path / "ViT-B-32.pt", tmp_path, system="clip")
+    assert "is TorchScript" in err and "openai/clip-vit-base-patch32" in err
+    err = fails(capsys, tmp_path / "ViT-B-32.pt", tmp_path, "--any_weights")
+    assert err.strip().endswith("saved by itself")
 
 
 def test_files_with_the_official_keys_are_converted(capsys, tmp_path, toy):

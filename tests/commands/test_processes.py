@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from imgen import cli, evaluate
+from tests.conditioning.tiny_clip import write_clip
 from tests.evaluation.toy_network import untrained_weights
 from tests.training.killing import exact_rows, run
 
@@ -68,7 +69,8 @@ def test_two_processes_train_sample_and_measure_as_one_does(tmp_path):
 def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     """Samples, reconstructions and their features on two processes; alone on eight devices."""
     weights = untrained_weights(tmp_path / "fd.safetensors")
-    common = ["--workdir", str(workdir), "--metrics", "fid,kid,is,rfid,psnr", "--num", "21"]
+    common = ["--workdir", str(workdir), "--metrics", "fid,kid,is,cmmd,rfid,psnr", "--num", "21"]
+    common += ["--clip_weights", write_clip(tmp_path / "clip")]
     common += ["--reference_num", "33", "--features", "fd_cifar", "--features_weights", weights]
     port = free_port()
     how = ["--batch_size", "8", *common]
@@ -79,6 +81,7 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     assert cli.run(lambda: evaluate.main(["--batch_size", "2", *common])) == 0
     one = json.loads((workdir / "evaluation.json").read_text())["results"]
     assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd/fd_cifar/21", "psnr/21"}
+    assert "cmmd/clip_w64_d2_p4_8/21" in one
     for name in one:
         assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3), name
 

@@ -21,10 +21,11 @@ def toy_network(width=6, broken=False, name="toy", hash="00000000"):
         b, h, w, c = x.shape
         means = x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, 12)
         features = {k: jnp.matmul(means, v, precision="highest") for k, v in params.items()}
-        return {**features, "spatial": means[:, :4].reshape(b, 2, 2)}
+        spatial = means[:, :4].reshape(b, 2, 2)
+        return {**features, "spatial": spatial, "embedding": features["pool3"]}
 
     params = {k: v.astype(np.float32) for k, v in params.items()}
-    widths = {"pool3": width, "logits": 5, "spatial": 4}
+    widths = {"pool3": width, "logits": 5, "spatial": 4, "embedding": width}
     return FeatureNetwork(name, "none", "float32", params, apply, widths, hash)
 
 

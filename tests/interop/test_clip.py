@@ -137,6 +137,7 @@ def test_what_is_no_such_clip_is_refused_in_a_line(states, tmp_path):
         with pytest.raises(UserError, match=message) as raised:
             clip.convert_clip(broken)
         assert "\n" not in str(raised.value)
-    for path in (None, tmp_path / "gone.safetensors", tmp_path):
+    (tmp_path / "ViT-B-32.pt").write_bytes(b"")
+    for path in (None, tmp_path / "gone.safetensors", tmp_path, tmp_path / "ViT-B-32.pt"):
         with pytest.raises(UserError, match=r"clip-vit-large-patch14-336.*imgen\.convert"):
             clip.load(path)

@@ -1,0 +1,164 @@
+"""imgen.evaluate on files of images: CMMD, CLIPScore and LPIPS with random weights, and what records tell."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from imgen import cli, evaluate
+from imgen.conditioning import clip_bpe
+from imgen.evaluation.clip_embed import embed_images, embed_texts
+from imgen.evaluation.clip_images import resize_then_square, square_then_resize
+from imgen.evaluation.cmmd import cmmd
+from imgen.interop import clip
+from imgen.interop.lpips import rows
+from imgen.interop.table import to_official
+from imgen.tokenizers import lpips
+from tests.conditioning.tiny_clip import write_clip
+from tests.evaluation.toy_network import pictures, untrained_weights
+
+MERGES = "#version\nd o\ndo g</w>\n"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with weights, images as files and as a folder, and prompts."""
+    root = tmp_path_factory.mktemp("images")
+    write_clip(root / "clip", vocab=516, length=12)
+    (root / "merges.txt").write_text(MERGES)
+    np.savez(root / "a.npz", pictures(20, size=32))
+    np.savez(root / "b.npz", pictures(20, size=32, seed=1) // 2)
+    (root / "folder").mkdir()
+    for i, picture in enumerate(unlike(12)):
+        Image.fromarray(picture).save(root / "folder" / f"{i:02}.png")
+    (root / "prompts.txt").write_text("".join(f"{n} dogs\n" for n in range(20)))
+    untrained_weights(root / "fd.safetensors")
+    return root
+
+
+def unlike(num):
+    """Pictures of unlike sizes."""
+    return [p[: 12 + i, : 20 - i] for i, p in enumerate(pictures(num, size=32, seed=2))]
+
+
+def run(capsys, root, *arguments):
+    """Exit status, results by name, and standard error. A word of `root`'s files becomes its path."""
+    argv = [f"{root / word}" if (root / word).exists() else word for word in arguments]
+    status = cli.run(lambda: evaluate.main([*argv, "--batch_size", "1"]))
+    out, err = capsys.readouterr()
+    return status, json.loads(out)["results"] if status == 0 else None, err.strip()
+
+
+def test_cmmd_of_files_folders_and_stored_embeddings(files, tmp_path, capsys):
+    model, params = clip.load(files / "clip")
+
+    def embedded(images):
+        return embed_images(model, params, np.stack([square_then_resize(i, 8) for i in images]))
+
+    common = ["--metrics", "cmmd", "--clip_weights", "clip", "--samples", "a.npz"]
+    ours, theirs = embedded(pictures(20, size=32)), embedded(unlike(12))
+    np.save(tmp_path / "coco.npy", theirs)
+    for reference, name in (("folder", f"{files / 'folder'}"), (f"{tmp_path}/coco.npy", "coco")):
+        status, found, err = run(capsys, files, *common, "--reference", reference)
+        assert status == 0, err
+        [(key, result)] = found.items()
+        assert key == "cmmd/clip_w64_d2_p4_8/20" and result["settings"]["reference_images"] == 12
+        assert result["protocol"]["reference"] == name
+        assert result["protocol"]["resize"] == "square+pil_bicubic"
+        assert result["value"] == pytest.approx(cmmd(ours, theirs), rel=1e-3)
+    same = run(capsys, files, *common, "--reference", "a.npz")[1]
+    assert abs(same[key]["value"]) < 1e-6 < 1e-4 < result["value"]
+
+
+def test_clip_score_is_the_mean_over_images_and_their_prompts(files, capsys):
+    model, params = clip.load(files / "clip")
+    tokenizer = clip_bpe.load(files / "merges.txt")
+    images = np.stack([resize_then_square(i, 8) for i in pictures(20, size=32)])
+    images = np.asarray(embed_images(model, params, images))
+    common = ["--samples", "a.npz", "--metrics", "clipscore", "--clip_weights", "clip"]
+    common += ["--clip_vocab", "merges.txt", "--prompts", "prompts.txt"]
+    paper = ["--clip_prefix", "A photo depicts", "--clip_scale", "2.5", "--num", "9"]
+    for more, prefix, scale, num, key in (
+        ([], "", 100, 20, "clipscore/100/clip_w64_d2_p4_8/20"),
+        (paper, "a photo depicts", 2.5, 9, "clipscore/2.5/a_photo_depicts/clip_w64_d2_p4_8/9"),
+    ):
+        status, found, err = run(capsys, files, *common, *more)
+        assert status == 0, err
+        ids = tokenizer([f"{prefix} {n} dogs" for n in range(num)], 12)
+        cosines = np.sum(images[:num] * np.asarray(embed_texts(model, params, ids)), axis=1)
+        assert found.keys() == {key} and found[key]["protocol"]["reference"] == "prompts.txt"
+        expected = scale * np.maximum(cosines, 0).mean()
+        assert found[key]["value"] == pytest.approx(expected, rel=1e-4) and expected > 0
+
+
+def test_lpips_is_the_mean_over_pairs(files, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: 0.03 * np.abs(rng.standard_normal(x.shape, np.float32)) - 0.01 * (x.ndim > 1),
+        lpips.abstract_params(),
+    )
+    save_file(to_official(rows(), params), tmp_path / "lpips.safetensors")
+    pairs = [pictures(3, size=16, seed=seed) for seed in (0, 1)]
+    for name, images in zip("xy", pairs, strict=True):
+        np.savez(tmp_path / f"{name}.npz", images)
+    status, found, err = run(
+        capsys, tmp_path, "--samples", "x.npz", "--reference", "y.npz", "--metrics", "lpips",
+        "--lpips_weights", "lpips.safetensors",
+    )  # fmt: skip
+    assert status == 0, err
+    pairs = (images / 127.5 - 1 for images in pairs)
+    expected = jax.jit(lpips.lpips)(params, *pairs).mean()
+    assert found["lpips_vgg/3"]["value"] == pytest.approx(float(expected), rel=1e-4)
+    assert expected > 1e-3
+
+
+def test_records_tell_kids_subsets_and_a_score_without_reference_names_none(files, capsys):
+    common = [
+        "--samples",
+        "a.npz",
+        "--features",
+        "fd_cifar",
+        "--features_weights",
+        "fd.safetensors",
+    ]
+    found = run(capsys, files, *common, "--metrics", "kid", "--reference", "b.npz")[1]
+    settings = found["kid/fd_cifar/20"]["settings"]
+    assert (settings["subsets"], settings["subset_size"]) == (100, 20)
+    result = run(capsys, files, *common, "--metrics", "is")[1]["is/fd_cifar/20"]
+    assert result["protocol"]["reference"] is None and result["published"] == []
+
+
+SCORE = ["--metrics", "clipscore", "--clip_weights", "clip"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metrics", "cmmd", "--reference", "b.npz"], ["no weights of CLIP", "Hugging Face"]),
+        (["--metrics", "cmmd", "--clip_weights", "clip"], ["--reference is needed"]),
+        (
+            ["--metrics", "cmmd", "--clip_weights", "clip", "--reference", "wide.npy"],
+            ["wide.npy", "768", "gives 24"],
+        ),
+        (
+            ["--metrics", "cmmd", "--reference", "b.npz", "--write_reference", "c.npz"],
+            ["--write_reference", "e.g. fid"],
+        ),
+        (SCORE, ["--prompts"]),
+        ([*SCORE, "--prompts", "prompts.txt"], ["no vocabulary of CLIP"]),
+        ([*SCORE, "--prompts", "holes.txt"], ["holes.txt: line 2 holds no prompt"]),
+        (
+            [*SCORE, "--prompts", "few.txt", "--clip_vocab", "merges.txt"],
+            ["2 prompts", "20 images"],
+        ),
+    ],
+)
+def test_what_clips_metrics_lack_is_one_line(files, capsys, arguments, words):
+    np.save(files / "wide.npy", np.ones((3, 768), np.float32))
+    (files / "holes.txt").write_text("a\n\nb\n")
+    (files / "few.txt").write_text("a\nb\n")
+    status, _, err = run(capsys, files, "--samples", "a.npz", *arguments)
+    assert status == 2 and len(err.splitlines()) == 1 and all(w in err for w in words), err
