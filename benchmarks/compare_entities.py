@@ -9,7 +9,7 @@ flow head for each token and with MAR's diffusion head. Writes DIR/results.jsonl
 DIR/compare.html and a sample grid DIR/MODEL.png for each. --config.generator.width=192 and the like change
 all models.
 
-Losses are squared errors of the velocity on the held-out split, a channel, over logit-normal times; those of
+Losses are squared errors of the velocity on held-out images, a channel, over logit-normal times; those of
 unlike entities differ in what is known besides. raster_flow's are over even times, as Ming's head is trained,
 and MAR's are of noise: they compare with no other. Network evaluations are
 calls of the whole transformer on one entity, or of the head on one token. Sampling is timed in turns with
@@ -141,8 +141,9 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
 
 
 def quality(workdir: Path, settings: FrozenConfigDict) -> dict:
-    """What training came to, on the whole held-out split."""
-    args = SimpleNamespace(workdir=str(workdir), num=None, batch_size=128, checkpoint="latest")
+    """What training came to, on as many held-out images as it was evaluated on."""
+    num = settings.data.eval.get("num_examples")
+    args = SimpleNamespace(workdir=str(workdir), num=num, batch_size=128, checkpoint="latest")
     found = run_metrics.error(args, settings)
     rows = read_metrics(workdir / "metrics.jsonl")
     run = load_generator(workdir)
