@@ -11,7 +11,8 @@ make_mesh = jax.make_mesh
 
 
 def interleaved(sizes, names, *, devices, **how):
-    own = [[d for d in devices if d.process_index == i] for i in range(jax.process_count())]
+    processes = {device.process_index for device in devices}
+    own = [[d for d in devices if d.process_index == process] for process in processes]
     turns = [*itertools.chain.from_iterable(zip(*own, strict=True))]
     return make_mesh(sizes, names, devices=turns, **how)
 

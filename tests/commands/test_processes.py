@@ -20,6 +20,7 @@ SHORT = [
     "--config.train.generator.steps=2",
     "--config.train.generator.sample_metrics.num=4",
 ]
+OF_RUN = ("reconstruction", "likelihood", "baselines")
 
 
 def start(
@@ -72,7 +73,8 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     """Samples, reconstructions and their features on two processes with two devices each, which take turns
     in the mesh; alone on eight devices, on each as many images at a time."""
     weights = untrained_weights(tmp_path / "fd.safetensors")
-    common = ["--workdir", str(workdir), "--metrics", "fid,kid,is,cmmd,rfid,psnr", "--num", "21"]
+    metrics = ["fid,kid,is,cmmd,rfid,psnr", *OF_RUN]
+    common = ["--workdir", str(workdir), "--metrics", ",".join(metrics), "--num", "21"]
     common += ["--batch_size", "2"]
     common += ["--clip_weights", write_clip(tmp_path / "clip")]
     common += ["--reference_num", "33", "--features", "fd_cifar", "--features_weights", weights]
@@ -81,9 +83,13 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     pair = [start(i, port, *common, **how) for i in (0, 1)]
     output = [process.communicate(timeout=300)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], output
-    two = json.loads((workdir / "evaluation.json").read_text())["results"]
+    two = json.loads((workdir / "evaluation.json").read_text())
     assert cli.run(lambda: evaluate.main(common)) == 0
-    one = json.loads((workdir / "evaluation.json").read_text())["results"]
+    one = json.loads((workdir / "evaluation.json").read_text())
+    for metric in OF_RUN:
+        seconds = {"seconds": one[metric]["seconds"]}
+        assert two[metric] | seconds == pytest.approx(one[metric], rel=1e-6), metric
+    two, one = two["results"], one["results"]
     assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd/fd_cifar/21", "psnr/21"}
     assert "cmmd/clip_w64_d2_p4_8/21" in one
     for name in one:
