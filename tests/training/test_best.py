@@ -10,14 +10,14 @@ import pytest
 from imgen.errors import UserError
 from imgen.training.best import Best, KeepBest, best_dir
 from imgen.training.checkpoint import Checkpointer
-from imgen.training.loop import Evaluator
+from imgen.training.evaluator import Evaluator
 from imgen.training.metrics import read_metrics
 from imgen.training.signals import Interrupted
 from tests.training.killing import assert_same_run, final_arrays
 from tests.training.toy import toy_stage, train
 
 
-def wavy(state) -> dict[str, float]:
+def wavy(state, poll) -> dict[str, float]:
     """A metric that is best in the middle, at step 9 of 12, and not always measured."""
     return {"fd": abs(float(state["step"]) - 9.0)}
 
@@ -48,10 +48,10 @@ def test_the_best_is_kept_with_what_evaluation_needs(tmp_path):
 def test_a_run_that_goes_on_keeps_the_same_best_and_is_exact(tmp_path):
     train(tmp_path / "straight", stage())
 
-    def stopping(state):
+    def stopping(state, poll):
         if int(state["step"]) == 9:
             raise Interrupted(15, "stopped while it measures")
-        return wavy(state)
+        return wavy(state, poll)
 
     with pytest.raises(Interrupted):
         train(tmp_path / "stopped", stage(evaluators=(Evaluator(stopping, 3),)))
@@ -101,7 +101,9 @@ def test_what_is_better_on_the_way_takes_the_place_of_a_later_best(tmp_path, mon
         assert not after.beaten_by({"val/fd": 0.5})
     assert best_of(tmp_path)["step"] == 6 and best_of(tmp_path)["best"]["value"] == 0.4
     np.testing.assert_array_equal(final_arrays(tmp_path, "toy_best")["params/w"], np.full(3, 6.0))
-    with Best(tmp_path, "toy", KeepBest("fd", "max"), 6, {}) as other:  # an old value means nothing to it
+    with Best(
+        tmp_path, "toy", KeepBest("fd", "max"), 6, {}
+    ) as other:  # an old value means nothing to it
         assert other.beaten_by({"val/fd": 0.1})
 
 
