@@ -99,26 +99,18 @@ class FeatureMetrics:
 
     def _measured(self, needs: tuple[str, ...], poll: Poll) -> Features:
         """The reference's features, written when they are measured and read when the run goes on."""
-
-        def features(
-            where: str, needs: tuple[str, ...], images: ImageSet | None = None
-        ) -> Features:
-            def open_set() -> ImageSet:
-                return with_progress(images or self._open_reference(), poll)
-
-            return reference_features(where, open_set, needs, self._extractor, self._whole_batch)
-
-        if _is_statistics(self.reference):
-            return features(self.reference, needs)
-        images = self._open_reference()
-        path = self._kept_file(images, needs)
-        if _is_file(path):
-            return features(str(path), needs)
-        # A file of statistics always has those of pool3.
-        found = features(self.reference, tuple(dict.fromkeys(("pool", *needs))), images)
-        if jax.process_index() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            reference.write(path, stored(found, self._network))
+        needs = tuple(dict.fromkeys(("pool", *needs)))  # pool: what a file of statistics always has
+        where, images = self.reference, None
+        if not _is_statistics(where):
+            images = self._open_reference()
+            kept = self._kept_file(images, needs)
+            where = str(kept) if _is_file(kept) else where
+        found = reference_features(
+            where, lambda: with_progress(images, poll), needs, self._extractor, self._whole_batch
+        )
+        if images and where == self.reference and jax.process_index() == 0:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            reference.write(kept, stored(found, self._network))
         return found
 
     def _kept_file(self, images: ImageSet, needs: tuple[str, ...]) -> Path:
