@@ -44,7 +44,7 @@ def check(settings, workdir: str | Path, mesh) -> None:
         if name == "generator":
             batch = task.generator.conditioner.example(1)
             check_data(settings, task.generator)
-        evaluators(name, settings, task)
+        evaluators(name, settings, task, workdir)
         jax.eval_shape(task.init, jax.random.key(0), batch)
 
 

@@ -23,14 +23,14 @@ from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import Extractor, Features
-from imgen.evaluation.image_sets import Batches, ImageSet, open_images
+from imgen.evaluation.image_sets import ImageSet, open_images
 from imgen.evaluation.pairs import PAIRED, pair_means
 from imgen.evaluation.records import Protocol
 from imgen.interop import clip, lpips
 from imgen.runs import load_tokenizer
 from imgen.stages import images_of
 from imgen.training.generator_task import sampler
-from imgen.training.progress import Progress
+from imgen.training.image_progress import with_progress
 from imgen.training.reconstructions import draws, reconstructed, reconstructor
 from imgen.training.sampling import num_classes, sample_labels, sample_set
 from imgen.training.sharding import batch_sharding, make_mesh, whole_batch
@@ -294,27 +294,6 @@ def read_prompts(path: str | None, num: int | None = None) -> list[str]:
     if empty or not lines:
         raise UserError(f"{path}: line {(empty or [1])[0]} holds no prompt; each image needs one")
     return lines
-
-
-def with_progress(images: ImageSet) -> ImageSet:
-    """The same images, with a line or bar of progress while they are read."""
-
-    def read(batch_size: int) -> Batches:
-        progress = Progress(
-            images.name, images.num, noun="images", enabled=jax.process_index() == 0
-        )
-        try:
-            yield from _counted(images.read(batch_size), batch_size, images.num, progress)
-        finally:
-            progress.close()
-
-    return dataclasses.replace(images, read=read)
-
-
-def _counted(batches: Batches, batch_size: int, num: int, progress: Progress) -> Iterator:
-    for done, batch in enumerate(batches, 1):
-        yield batch
-        progress.update(min(done * batch_size, num))
 
 
 def _everywhere(mesh):

@@ -9,10 +9,11 @@ import numpy as np
 
 from imgen.data.loader import eval_batches
 from imgen.evaluation.codes import bigram_cross_entropy, entropy
+from imgen.evaluation.features import gather_rows
 from imgen.runs import build_tokenizer, load_generator, load_tokenizer
 from imgen.stages import eval_transform, evaluation_task, open_source, reading
 from imgen.training import prefetch
-from imgen.training.loop import sum_over
+from imgen.training.evaluator import sum_over
 from imgen.training.progress import Progress
 from imgen.training.reconstructions import first_tokens, is_nested
 from imgen.training.sharding import make_mesh, replicated, whole_batch
@@ -80,11 +81,14 @@ def baselines(args, settings) -> dict[str, float]:
     run = None if stored else load_tokenizer(args.workdir, args.checkpoint)
 
     def codes(batches) -> np.ndarray:
+        """Of all processes, int32 [N, P]; each encodes its own images on its own devices."""
         found = [
             (batch["codes"] if stored else run.encode(batch["image"]))[batch["mask"] > 0]
             for batch in batches
         ]
-        return np.concatenate(found).reshape(sum(map(len, found)), -1)
+        rows = np.concatenate(found)
+        rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
+        return np.concatenate(gather_rows(rows.astype(np.int32)))
 
     test = codes(_held_out(args, settings))
     train = codes(_batches(args, settings, "train", None))
@@ -107,13 +111,15 @@ MEASURES = {
 
 
 def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of a split, with a progress bar."""
+    """This process's batches of a split, with a progress bar."""
     source, size = open_source(settings, which), whole_batch(args.batch_size, make_mesh())
     batches = eval_batches(
-        source, eval_transform(settings), batch_size=size, num_examples=num, **reading(settings)
-    )
+        source, eval_transform(settings), batch_size=size, num_examples=num,
+        process_index=jax.process_index(), process_count=jax.process_count(), **reading(settings),
+    )  # fmt: skip
     total = -(-min(num or len(source), len(source)) // size)
-    progress = Progress(f"{which} images", total, items=size, noun="images")
+    speaks = jax.process_index() == 0
+    progress = Progress(f"{which} images", total, items=size, noun="images", enabled=speaks)
     with contextlib.closing(progress), prefetch.closing(batches):
         for done, batch in enumerate(batches, 1):
             yield batch
@@ -133,7 +139,7 @@ def _sums(task, eval_step, state, batches, step: int) -> dict[str, np.ndarray]:
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         state = {**task.frozen_items, **state, "step": np.int32(step)}
-        state = jax.device_put(state, replicated(mesh))
+        state = jax.device_put(jax.device_get(state), replicated(mesh))
         return sum_over(eval_step, state, batches, mesh)
 
 

@@ -88,7 +88,7 @@ class TrainedTokenizer:
         return self.spec.kind == "continuous" and hasattr(self.module, "moments")
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3] -> latents [B, *grid, ...], computed on all devices."""
+        """uint8 [B, H, W, 3] -> latents [B, *grid, ...], computed on all devices of this process."""
         return self._on_all_devices(pixels, "encode")
 
     def store(self, pixels: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ class TrainedTokenizer:
         return self._on_all_devices(pixels, "moments" if self.has_moments else "encode")
 
     def _on_all_devices(self, pixels: np.ndarray, method: str) -> np.ndarray:
-        mesh, rows = make_mesh(), len(pixels)
+        mesh, rows = make_mesh(devices=jax.local_devices()), len(pixels)
         padding = whole_batch(rows, mesh) - rows
         pixels = np.pad(pixels, ((0, padding), *((0, 0),) * (pixels.ndim - 1)))
         with jax.set_mesh(mesh):
@@ -105,7 +105,7 @@ class TrainedTokenizer:
 
     @functools.cached_property
     def _replicated(self):
-        return jax.device_put(self.params, replicated(make_mesh()))
+        return jax.device_put(self.params, replicated(make_mesh(devices=jax.local_devices())))
 
 
 def fingerprint(params) -> str:

@@ -28,7 +28,7 @@ from imgen.training import prefetch
 from imgen.training.generator_task import sampler
 from imgen.training.progress import Progress
 from imgen.training.reconstructions import draws, is_nested, reconstructor, stripper
-from imgen.training.sampling import draw_batches, num_classes
+from imgen.training.sampling import num_classes, sample_set
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.sample")
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--num and --batch_size must be at least 1")
     cli.use_compilation_cache()
     out = cli.make_workdir(args.out, "--out")
-    if "generator" not in config.read_config(args.workdir).train:
+    settings = config.read_config(args.workdir)
+    if "generator" not in settings.train:
         return reconstruct(args, out)
 
     run, guidance, filters = drawing.open_generator(args)
@@ -60,12 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     pixels, done = None, 0
     with jax.set_mesh(mesh), contextlib.closing(progress):
         params = jax.device_put((run.params, run.tokenizer_params), replicated(mesh))
-        batches = draw_batches(
+        samples = sample_set(
             sampler(run.module, run.tokenizer, guidance, filters), *params, labels,
-            jax.random.key(args.seed), batch_size=whole_batch(min(args.batch_size, args.num), mesh),
+            jax.random.key(args.seed), name="samples", size=(settings.data.image_size,) * 2,
             sharding=batch_sharding(mesh),
         )  # fmt: skip
-        for drawn in batches:
+        for drawn, mask in samples.read(whole_batch(min(args.batch_size, args.num), mesh)):
+            drawn = drawn[mask > 0]
             if pixels is None:
                 pixels = np.empty((args.num, *drawn.shape[1:]), np.uint8)
             pixels[done : done + len(drawn)] = drawn

@@ -34,9 +34,10 @@ from imgen.runs import (
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import DISCRIMINATORS
 from imgen.training.best import KeepBest
+from imgen.training.evaluator import Evaluator
 from imgen.training.feature_metrics import EVALS
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.loop import Evaluator, Stage, checkpoint_dir
+from imgen.training.loop import Stage, checkpoint_dir
 from imgen.training.sample_metrics import SAMPLE_METRICS
 from imgen.training.tokenizer_task import TokenizerTask
 
@@ -78,7 +79,7 @@ def tokenizer_stage(settings, workdir: str | Path) -> Stage:
             found = paths.flatten(load_tokenizer(run).params) if run else {}
             trained |= {f"{part}/{path}": leaf for path, leaf in found.items()}
         task.trained = trained or None
-    loop["evaluators"] = evaluators("tokenizer", settings, task)
+    loop["evaluators"] = evaluators("tokenizer", settings, task, workdir)
     return _stage("tokenizer", task, settings, loop)
 
 
@@ -117,7 +118,7 @@ def generator_stage(settings, workdir: str | Path) -> Stage:
     if init.get("generator") and not resumes:
         # Host arrays: no device should hold a copy beside its shards.
         task.trained = paths.flatten(jax.device_get(load_generator(init.generator).params))
-    loop["evaluators"] = evaluators("generator", settings, task)
+    loop["evaluators"] = evaluators("generator", settings, task, workdir)
     return _stage("generator", task, settings, loop)
 
 
@@ -127,7 +128,9 @@ def has_checkpoint(workdir: str | Path, stage: str) -> bool:
     return any(path.name.isdigit() for path in checkpoint_dir(workdir, stage).glob("*"))
 
 
-def evaluators(name: str, settings, task: GeneratorTask | TokenizerTask) -> tuple[Evaluator, ...]:
+def evaluators(
+    name: str, settings, task: GeneratorTask | TokenizerTask, workdir: str | Path
+) -> tuple[Evaluator, ...]:
     """What a stage's `sample_metrics` and `sample_eval` measure of what it makes."""
     found = []
     arguments, where = _measuring(name, settings, "sample_metrics", ("generator",))
@@ -140,9 +143,9 @@ def evaluators(name: str, settings, task: GeneratorTask | TokenizerTask) -> tupl
     if arguments:
         size = settings.data.image_size
         images = functools.partial(images_of, settings)
-        found.append(
-            construct(EVALS[name], arguments, where, task=task, size=size, open_images=images)
-        )
+        kept = Path(workdir) / "references"
+        given = dict(task=task, size=size, open_images=images, kept=kept)
+        found.append(construct(EVALS[name], arguments, where, **given))
     return tuple(found)
 
 

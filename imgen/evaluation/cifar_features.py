@@ -76,7 +76,7 @@ def about(path: str | Path) -> dict[str, Any]:
     """What a file of weights says of its training. Raises UserError for another file."""
     if not Path(path).is_file():
         raise UserError(
-            f"{path}: no such weights; train them by python -m imgen.evaluation.train_cifar_features"
+            f"{path}: no such weights; train them by python -m imgen.train_cifar_features"
         )
     try:
         with safe_open(path, "np") as file:
@@ -85,7 +85,7 @@ def about(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a readable .safetensors file ({e})") from e
     if metadata.get("network") != NAME:
         raise UserError(
-            f"{path} holds no {NAME} weights; train them by python -m imgen.evaluation.train_cifar_features"
+            f"{path} holds no {NAME} weights; train them by python -m imgen.train_cifar_features"
         )
     return json.loads(metadata["about"])
 

@@ -24,7 +24,7 @@ def load_network(name: str, weights: str | Path | None = None) -> FeatureNetwork
         if not weights:
             raise UserError(
                 "fd_cifar needs --features_weights FILE, which python -m "
-                "imgen.evaluation.train_cifar_features writes"
+                "imgen.train_cifar_features writes"
             )
         return cifar_features.load(weights)
     return networks.inception(name, weights)

@@ -56,9 +56,9 @@ class Extractor:
     """
 
     def __init__(self, network: FeatureNetwork, sharding: NamedSharding):
-        self.network, self._sharding = network, sharding
+        self.network, self.sharding = network, sharding
         self._params = None
-        self._apply = jax.jit(self._wanted, static_argnums=2)
+        self._apply = jax.jit(self._wanted, static_argnums=2, out_shardings=sharding)
 
     def _wanted(self, params, images, outputs: tuple[str, ...]) -> dict[str, jax.Array]:
         found = self.network.apply(params, images)
@@ -114,7 +114,7 @@ class Extractor:
         """(numbers of the images [B], mask [B], outputs {name: [B, D]}) of this process, batch by batch; the
         devices work on the next one while the caller uses this one."""
         if self._params is None:
-            everywhere = NamedSharding(self._sharding.mesh, PartitionSpec())
+            everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
             self._params = jax.device_put(self.network.params, everywhere)
         ahead = None
         for number, (pixels, mask) in enumerate(images.read(batch_size)):
@@ -126,7 +126,7 @@ class Extractor:
                 pixels = np.stack([self.network.prepare(image) for image in pixels])
             first = number * batch_size + jax.process_index() * len(pixels)
             shape = (batch_size, *pixels.shape[1:])
-            batch = jax.make_array_from_process_local_data(self._sharding, pixels, shape)
+            batch = jax.make_array_from_process_local_data(self.sharding, pixels, shape)
             found = self._apply(self._params, batch, tuple(outputs))
             ready, ahead = ahead, (first + np.arange(len(pixels)), mask, found)
             if ready:
@@ -177,9 +177,16 @@ class _Kept:
 
 
 def local_rows(x: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is sharded by rows, in their order."""
+    """This process's rows of an array that is sharded by rows, in their order: those that
+    `make_array_from_process_local_data` takes, wherever the mesh has this process's devices.
+
+    Raises ValueError unless every process has equally many rows to itself.
+    """
     shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+    rows = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+    if len(rows) * jax.process_count() != len(x):
+        raise ValueError(f"{len(rows)} of {len(x)} rows are here, sharded by {x.sharding}")
+    return rows
 
 
 def gather_rows(rows: np.ndarray) -> list[np.ndarray]:

@@ -74,18 +74,20 @@ class Moments:
         return Gaussian(self.mean, covariance, self.count)
 
     def pack(self) -> np.ndarray:
-        """uint8, to be gathered between hosts: JAX would cut float64 down to float32 without a word."""
-        parts = [np.array([self.count], np.float64), self.mean, self.scatter.reshape(-1, order="F")]
+        """uint8, to be gathered between hosts: JAX would cut float64 down to float32 without a word. Of the
+        scatter its lower triangle, row by row."""
+        triangle = self.scatter[np.tril_indices(len(self.mean))]
+        parts = [np.array([self.count], np.float64), self.mean, triangle]
         return np.concatenate(parts).view(np.uint8)
 
     @staticmethod
     def unpack(data: np.ndarray) -> "Moments":
         numbers = np.ascontiguousarray(data, np.uint8).view(np.float64)
-        width = int(round((np.sqrt(4 * len(numbers) - 3) - 1) / 2))  # 1 + D + D^2 numbers
+        width = int(round((np.sqrt(8 * len(numbers) + 1) - 3) / 2))  # 1 + D + D (D + 1) / 2 numbers
         moments = Moments(width)
         moments.count = int(numbers[0])
         moments.mean = numbers[1 : 1 + width].copy()
-        moments.scatter = numbers[1 + width :].reshape(width, width, order="F").copy(order="F")
+        moments.scatter[np.tril_indices(width)] = numbers[1 + width :]
         return moments
 
 

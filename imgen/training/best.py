@@ -41,7 +41,8 @@ class Best:
     """Keeps the state of the best evaluation so far; a context manager.
 
     A run that resumes from before that step comes to it again: steps repeat exactly, and the same value is no
-    better. With another config they don't, and the checkpoint of what will not be is removed.
+    better. With another config they don't, and the checkpoint of what will not be is removed. Where steps do
+    not repeat exactly after all (other devices, say), what is better on the way takes its place.
     """
 
     def __init__(self, workdir: str | Path, stage: str, keep: KeepBest, start: int, meta: dict):
@@ -52,7 +53,7 @@ class Best:
             same = found.get("config") == meta.get("config")
             if found["step"] > start and not same:
                 self._checkpointer.remove(found["step"])
-            elif found["best"]["metric"] == keep.metric:
+            elif found["best"] | {"value": None} == dataclasses.asdict(keep) | {"value": None}:
                 self._value = found["best"]["value"]
 
     def __enter__(self) -> "Best":
@@ -72,11 +73,19 @@ class Best:
         return value < self._value if self._keep.mode == "min" else value > self._value
 
     def save(self, step: int, state: State, values: Mapping[str, float]) -> None:
-        """Puts a state in place of the best so far; on disk when this returns."""
+        """Puts a state in place of the best so far; on disk when this returns.
+
+        A best of this step or a later one goes first: the newest is what is kept and read. A run that is
+        killed then has none for a moment, and as it has not written the evaluation's row yet it comes to
+        this evaluation again and saves it.
+        """
+        for later in self._checkpointer.steps():
+            if later >= step:
+                self._checkpointer.remove(later)
         average = "ema" if "ema" in state else "params"
         items = {name: state[name] for name in (average, *ITEMS) if name in state}
         self._value = self._keep.value(values)
-        best = {"metric": self._keep.metric, "value": self._value}
+        best = {**dataclasses.asdict(self._keep), "value": self._value}
         self._checkpointer.save(step, items, {**self._meta, "best": best})
         self._checkpointer.wait()
         if jax.process_index() == 0:

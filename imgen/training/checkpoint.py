@@ -99,7 +99,8 @@ class Checkpointer:
         """Starts writing `state` and `meta` (JSON); the state may be donated when this returns.
 
         Damaged checkpoints of other steps are moved aside first, so that they neither stand in the
-        way of the same step nor count among the newest that are kept.
+        way of the same step nor count among the newest that are kept. Raises ValueError where a checkpoint
+        of this step or a later one is there, which Orbax would pass over in silence.
         """
         self._set_damaged_aside()
         self._saving = step
@@ -108,20 +109,29 @@ class Checkpointer:
             k: ocp.args.StandardSave(_as_tree(v)) for k, v in state.items() if jax.tree.leaves(v)
         }
         meta = {**meta, "step": step, "shapes": _shapes(state)}
-        self._manager.save(step, args=ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta)))
+        args = ocp.args.Composite(**items, meta=ocp.args.JsonSave(meta))
+        if not self._manager.save(step, args=args):
+            there = f"in {self.directory} are those of steps {self.steps()}"
+            raise ValueError(f"the checkpoint of step {step} is not saved: {there}")
 
     def latest_step(self) -> int | None:
         """The newest step whose files are all as they were written."""
-        return next((s for s in self._newest_first() if self._is_intact(s)), None)
+        return next((s for s in self.steps() if self._is_intact(s)), None)
 
     def latest_meta(self) -> dict[str, Any] | None:
         """The meta of the newest readable checkpoint, with its step; None without one."""
         step = self.latest_step()
         return None if step is None else self._meta(step)
 
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, damaged ones too, the newest first."""
+        self.wait()
+        return sorted(self._manager.all_steps(), reverse=True)
+
     def remove(self, step: int) -> None:
         """Deletes the checkpoint of a step."""
         self._manager.delete(step)
+        self._intact.pop(step, None)
 
     def restore_latest(self, abstract: State) -> tuple[State, dict[str, Any]] | None:
         """The newest readable (state, meta), or None if there are no checkpoints.
@@ -131,7 +141,7 @@ class Checkpointer:
         A damaged checkpoint is passed over with a warning. Raises UserError if there are only
         damaged ones, or if a leaf's shape is not the one asked for.
         """
-        steps = self._newest_first()
+        steps = self.steps()
         for step in steps:
             restored = self._try_restore(step, abstract, whole=True)
             if restored is not None:
@@ -157,7 +167,7 @@ class Checkpointer:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device),
             abstract,
         )
-        for candidate in self._newest_first() if step is None else [step]:
+        for candidate in self.steps() if step is None else [step]:
             restored = self._try_restore(candidate, abstract, whole=False)
             if restored is not None:
                 return restored[0]
@@ -170,10 +180,6 @@ class Checkpointer:
 
     def close(self) -> None:
         self._manager.close()
-
-    def _newest_first(self) -> list[int]:
-        self.wait()
-        return sorted(self._manager.all_steps(), reverse=True)
 
     def _write_checksums(self) -> None:
         """Called by Orbax when a step's files are written and its folder is not yet renamed."""

@@ -1,20 +1,25 @@
 """FID and its kin of what a model makes, measured every so many steps of its training.
 
-Both the samples and the reference go through a feature network; the reference does so once, before the first
-measurement. Nothing of it is in the training step.
+Both the samples and the reference go through a feature network; the reference does so once in a run, before
+training, and its statistics stay in RUN/references. Nothing of it is in the training step.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 
 from imgen.construct import construct
 from imgen.errors import UserError
+from imgen.evaluation import reference
 from imgen.evaluation.distances import (
     DISTANCES,
     check_metrics,
@@ -25,9 +30,10 @@ from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import NEEDS, Extractor, Features
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.records import Protocol
-from imgen.evaluation.references import check_reference, reference_features
+from imgen.evaluation.references import check_reference, reference_features, stored
+from imgen.training.evaluator import Evaluator, Poll
 from imgen.training.generator_task import GeneratorTask, averaged
-from imgen.training.loop import Evaluator
+from imgen.training.image_progress import with_progress
 from imgen.training.reconstructions import reconstructed, reconstructor
 from imgen.training.sampling import num_classes, sample_labels, sample_set
 from imgen.training.sharding import batch_sharding, whole_batch
@@ -39,18 +45,20 @@ OpenImages = Callable[[str, int | None], ImageSet]  # (where, the first so many)
 
 @dataclasses.dataclass
 class FeatureMetrics:
-    """state -> metrics, named as results are ("gfd/fd_cifar/1k").
+    """(state, poll) -> metrics, named as results are ("gfd/fd_cifar/1k"); see `Evaluator`.
 
     make: the images that a state makes, on a mesh's devices. metrics: keys of DISTANCES; names: what they
     are called where it is another name. open_images, reference, reference_num: what they are measured
     against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
-    batch_size: of each device. group: the config's, for errors.
+    batch_size: of each device. group: the config's, for errors. kept: the folder of what is known of
+    references.
     """
 
     make: Callable[[State, NamedSharding], ImageSet]
     names: dict[str, str]
     open_images: OpenImages
     group: str
+    kept: Path
     metrics: Sequence[str] = ("fid",)
     features: str = "random_inception"
     weights: str | None = None
@@ -72,17 +80,16 @@ class FeatureMetrics:
         self._against: Features | None = None
         self._warned: set[str] = set()
 
-    def __call__(self, state: State) -> dict[str, float]:
-        mesh = state["step"].sharding.mesh
-        sharding, batch_size = batch_sharding(mesh), self.batch_size * whole_batch(1, mesh)
-        if self._extractor is None:
-            self._extractor = Extractor(self._network, sharding)
-        if self._against is None and (needs := needs_of_reference(self.metrics)):
-            self._against = reference_features(
-                self.reference, self._open_reference, needs, self._extractor, batch_size
-            )
-        images = self.make(state, sharding)
-        found = self._extractor(images, needs_of_samples(self.metrics), batch_size)
+    def prepare(self, mesh: Mesh, poll: Poll) -> None:
+        """Sets up the network and takes the reference through it, unless that is known from before."""
+        self._extractor = Extractor(self._network, batch_sharding(mesh))
+        self._whole_batch = self.batch_size * whole_batch(1, mesh)
+        if needs := needs_of_reference(self.metrics):
+            self._against = self._measured(needs, poll)
+
+    def __call__(self, state: State, poll: Poll) -> dict[str, float]:
+        images = with_progress(self.make(state, self._extractor.sharding), poll)
+        found = self._extractor(images, needs_of_samples(self.metrics), self._whole_batch)
         protocol, values = Protocol(network=self._network.name, n=found.num), {}
         with _said_once(self._warned):
             for metric in self.metrics:
@@ -90,8 +97,41 @@ class FeatureMetrics:
                     values[protocol.name(self.names.get(name, name))] = value
         return values
 
+    def _measured(self, needs: tuple[str, ...], poll: Poll) -> Features:
+        """The reference's features, written when they are measured and read when the run goes on."""
+        needs = tuple(dict.fromkeys(("pool", *needs)))  # pool: what a file of statistics always has
+        where, images = self.reference, None
+        if not _is_statistics(where):
+            images = self._open_reference()
+            kept = self._kept_file(images, needs)
+            where = str(kept) if _is_file(kept) else where
+        found = reference_features(
+            where, lambda: with_progress(images, poll), needs, self._extractor, self._whole_batch
+        )
+        if images and where == self.reference and jax.process_index() == 0:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            reference.write(kept, stored(found, self._network))
+        return found
+
+    def _kept_file(self, images: ImageSet, needs: tuple[str, ...]) -> Path:
+        """Named by the network's weights, the images and what is kept of them."""
+        what = repr((images.name, images.num, images.size, sorted(needs)))
+        digest = hashlib.sha256(what.encode()).hexdigest()[:8]
+        return self.kept / f"{self._network.name}_{self._network.hash}_{digest}.npz"
+
     def _open_reference(self) -> ImageSet:
         return self.open_images(self.reference, self.reference_num)
+
+
+def _is_statistics(where: str) -> bool:
+    path = Path(where).expanduser()
+    return path.suffix == ".npz" and path.is_file() and reference.read(path).pool is not None
+
+
+def _is_file(path: Path) -> bool:
+    """As the first process sees it: all have to do the same."""
+    there = np.array(path.is_file())
+    return bool(multihost_utils.broadcast_one_to_all(there) if jax.process_count() > 1 else there)
 
 
 @contextlib.contextmanager
@@ -112,7 +152,7 @@ def _said_once(said: set[str]) -> Iterator[None]:
 
 
 def of_samples(
-    task: GeneratorTask, size: int, open_images: OpenImages, *,
+    task: GeneratorTask, size: int, open_images: OpenImages, kept: Path, *,
     num: int, every: int = 0, seed: int = 0, labels: str = "balanced", **how: Any,
 ) -> Evaluator:  # fmt: skip
     """Of `num` samples of a generator, the same labels and random numbers every time; how: fields of
@@ -126,12 +166,12 @@ def of_samples(
         )  # fmt: skip
 
     where = "train.generator.sample_eval"
-    given = dict(make=make, names={"fid": "gfid"}, open_images=open_images, group=where)
-    return Evaluator(construct(FeatureMetrics, how, where, **given), every)
+    given = dict(make=make, names={"fid": "gfid"}, open_images=open_images, group=where, kept=kept)
+    return _evaluator(construct(FeatureMetrics, how, where, **given), every)
 
 
 def of_reconstructions(
-    task: TokenizerTask, size: int, open_images: OpenImages, *,
+    task: TokenizerTask, size: int, open_images: OpenImages, kept: Path, *,
     num: int | None = None, every: int = 0, **how: Any,
 ) -> Evaluator:  # fmt: skip
     """Of a tokenizer's reconstructions of the first `num` held-out images, against those unless `reference`
@@ -143,9 +183,13 @@ def of_reconstructions(
 
     names = {name: "r" + name for distance in DISTANCES.values() for name in distance.names}
     where = "train.tokenizer.sample_eval"
-    given = dict(make=make, names=names, open_images=open_images, group=where)
+    given = dict(make=make, names=names, open_images=open_images, group=where, kept=kept)
     how = {"reference_num": num, **how}
-    return Evaluator(construct(FeatureMetrics, how, where, **given), every)
+    return _evaluator(construct(FeatureMetrics, how, where, **given), every)
+
+
+def _evaluator(metrics: FeatureMetrics, every: int) -> Evaluator:
+    return Evaluator(metrics, every, metrics.prepare)
 
 
 EVALS = {"generator": of_samples, "tokenizer": of_reconstructions}

@@ -19,6 +19,7 @@ from imgen.generators import Generator
 from imgen.nn.constrain import constrain
 from imgen.training import optim
 from imgen.training.gradients import accumulate
+from imgen.training.reconstructions import replicate
 from imgen.training.task import Batch, State
 
 # Official buffers: saved, never trained, not decayed.
@@ -195,7 +196,7 @@ class GeneratorTask:
         pixels = self.draw(
             averaged(state), state["tokenizer"], cond, rng, jnp.arange(len(cond_leaf(cond)))
         )
-        return {"samples": images.grid(jax.device_get(pixels))}
+        return {"samples": images.grid(jax.device_get(replicate(pixels)))}
 
     @functools.cached_property
     def draw(self) -> Callable[..., jax.Array]:
@@ -229,7 +230,8 @@ def cond_leaf(cond: dict) -> jax.Array:
 def sampler(
     generator: Generator, tokenizer: nn.Module, guidance: Guidance, filters: Filters
 ) -> Callable[..., jax.Array]:
-    """(params, tokenizer params, cond, key, sample numbers [B]) -> uint8 images [B, H, W, 3]."""
+    """(params, tokenizer params, cond, key, sample numbers [B]) -> uint8 images [B, H, W, 3], sharded by
+    rows."""
 
     @jax.jit
     def draw(params, tokenizer_params, cond, rng, sample_ids):
@@ -237,7 +239,6 @@ def sampler(
             generator, params, cond, rng, sample_ids, guidance=guidance, filters=filters
         )
         pixels = tokenizer.apply({"params": tokenizer_params}, codes, method="decode")
-        # On every device: what is drawn is looked at on the host.
-        return constrain(images.to_uint8(pixels), None, None, None, None)
+        return constrain(images.to_uint8(pixels), "batch", None, None, None)
 
     return draw

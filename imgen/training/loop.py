@@ -8,18 +8,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from imgen import images
 from imgen.errors import NonFiniteLoss, UserError
 from imgen.training import prefetch
 from imgen.training.best import Best, KeepBest
 from imgen.training.checkpoint import Checkpointer
+from imgen.training.evaluator import Evaluator, of_first_process, sum_over
 from imgen.training.metrics import MetricWriter
 from imgen.training.overview import memory_note, parameter_table
 from imgen.training.progress import Progress
@@ -31,14 +33,6 @@ from imgen.training.task import State, Task
 
 log = logging.getLogger(__name__)
 ASK_EVERY = 10  # steps after which several processes ask each other for a signal
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluator:
-    """What is measured besides: state -> metrics, every so many steps (0: after the last one only)."""
-
-    measure: Callable[[State], dict[str, float]]
-    every: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +110,7 @@ def train_stage(
             if stage.keep_best:
                 best = Best(workdir, stage.name, stage.keep_best, start, meta or {})
             with best as best:
+                _prepare(stage, mesh, stop)
                 run = _StageRun(
                     stage,
                     Path(workdir),
@@ -126,17 +121,31 @@ def train_stage(
                     best,
                     meta or {},
                     batches,
+                    stop,
                 )
                 if not evaluated:  # the run was stopped between saving and evaluating
                     run.look(start)
-                return run.train(stop, progress)
+                return run.train(progress)
+
+
+def _prepare(stage: Stage, mesh: Mesh, stop: StopRequest) -> None:
+    def poll() -> None:
+        if signum := stop.agreed(ask_others=True):
+            raise Interrupted(
+                signum,
+                f"stopped before {stage.name} went on: start the same command again to go on",
+            )
+
+    for evaluator in stage.evaluators:
+        if evaluator.prepare:
+            evaluator.prepare(mesh, poll)
 
 
 class _StageRun:
     """The loop's machinery for one call of `train_stage`: state, compiled step, clocks, rows."""
 
-    def __init__(self, stage, workdir, mesh, seed, writer, checkpointer, best, meta, batches):
-        self._best = best
+    def __init__(self, stage, workdir, mesh, seed, writer, checkpointer, best, meta, batches, stop):
+        self._best, self._stop = best, stop
         self._stage, self._task, self._workdir, self._mesh = stage, stage.task, workdir, mesh
         self._seed, self._writer, self._checkpointer, self._meta = seed, writer, checkpointer, meta
         self._unlogged: tuple[int, dict] | None = None
@@ -199,7 +208,7 @@ class _StageRun:
             path.write_text(table + "\n")
         log.info("%s: %s (%s)", self._stage.name, table.splitlines()[-1], path)
 
-    def train(self, stop: StopRequest, progress: Progress) -> State:
+    def train(self, progress: Progress) -> State:
         stage, batch, previous = self._stage, self._first, None
         for step in range(self._start + 1, stage.steps + 1):
             with jax.transfer_guard("disallow"):
@@ -211,36 +220,49 @@ class _StageRun:
             last = step == stage.steps
             if logged := _due(step, stage.log_every, last):
                 self._unlogged = (step, metrics)
-            signum = stop.agreed(ask_others=logged or step % ASK_EVERY == 0)
+            signum = self._stop.agreed(ask_others=logged or step % ASK_EVERY == 0)
             if not (last or signum):
                 batch = self._next_batch()
             # Saved before anything that takes long or may fail: a resumed run does what is missing.
             if saved := signum or _due(step, stage.checkpoint_every, last):
                 self._pause(self._save, step)
+            if signum:
+                self._end(step, signum)
             looked = self.look(step)
             if saved or looked:
                 self._pause(self._report, step)
             progress.update(step, self._note)
-            if signum:
-                self._checkpointer.wait()
-                raise Interrupted(
-                    signum,
-                    f"stopped at {stage.name} step {step}: checkpoint saved, "
-                    "start the same command again to go on",
-                )
         self._checkpointer.wait()
-        if signum := stop.agreed(ask_others=True):  # it came during the last evaluation or save
+        if signum := self._stop.agreed(ask_others=True):  # it came during the last save or report
             raise Interrupted(signum, f"stopped after {stage.name}, which is done and saved")
         return self._state
 
     def look(self, step: int) -> bool:
-        """Pictures and evaluation, where they are due; whether there was an evaluation."""
-        stage, last = self._stage, step == self._stage.steps
-        if stage.make_eval and _due(step, stage.visualize_every, last):
+        """Pictures and evaluation, where they are due; whether there was an evaluation. A signal cuts it
+        short, and the run that goes on begins with it."""
+        if self._shows(step):
             self._pause(self._visualize, step)
-        if evaluated := _evaluates(stage, step):
+        if evaluated := _evaluates(self._stage, step):
             self._pause(self._evaluate, step)
         return evaluated
+
+    def _shows(self, step: int) -> bool:
+        last = step == self._stage.steps
+        return bool(self._stage.make_eval) and _due(step, self._stage.visualize_every, last)
+
+    def _end(self, step: int, signum: int) -> NoReturn:
+        """Obeys a signal, with the state on disk and the pictures that a resumed run would not draw again."""
+        if self._saved != step:
+            self._save(step)
+        self._checkpointer.wait()
+        if self._shows(step) and not _evaluates(self._stage, step):
+            self._visualize(step)
+        self._report(step)
+        raise Interrupted(
+            signum,
+            f"stopped at {self._stage.name} step {step}: checkpoint saved, "
+            "start the same command again to go on",
+        )
 
     def _next_batch(self):
         try:
@@ -302,16 +324,21 @@ class _StageRun:
 
     def _evaluate(self, step: int) -> None:
         values, last = {}, step == self._stage.steps
+
+        def poll() -> None:
+            if signum := self._stop.agreed(ask_others=True):
+                self._end(step, signum)
+
         if held_out := _measures_held_out(self._stage, step):
             with prefetch.closing(self._stage.make_eval()) as batches:
-                sums = sum_over(self._eval_step, self._state, batches, self._mesh)
+                sums = sum_over(self._eval_step, self._state, batches, self._mesh, poll)
             if not sums:
                 raise UserError(f"{self._stage.name}: the evaluation data has no batch")
             values |= self._task.summarize(sums)
         due = [e for e in self._stage.evaluators if _due(step, e.every, last)]
         for evaluator in due:
-            values |= evaluator.measure(self._state)
-        values = {f"val/{k}": float(v) for k, v in values.items()}
+            values |= evaluator.measure(self._state, poll)
+        values = of_first_process({f"val/{k}": float(v) for k, v in values.items()})
         if self._best:
             everything = held_out and len(due) == len(self._stage.evaluators)
             self._keep_best(step, values, everything)
@@ -351,20 +378,6 @@ class _StageRun:
     def _report(self, step: int) -> None:
         if jax.process_index() == 0:
             write_report(self._workdir)
-
-
-def sum_over(eval_step: Callable, state: State, batches, mesh) -> dict[str, Any]:
-    """What eval_step(state, batch) gives, a tree of arrays, summed over host batches."""
-
-    def widen(x: np.ndarray) -> np.ndarray:
-        # Wide on the host: counts over a large set overflow float32's 24 bits.
-        return x.astype(np.float64 if np.issubdtype(x.dtype, np.floating) else np.int64)
-
-    sums: dict[str, Any] | None = None
-    for batch in prefetch.on_device(batches, batch_sharding(mesh)):
-        part = jax.tree.map(widen, jax.device_get(eval_step(state, batch)))
-        sums = part if sums is None else jax.tree.map(np.add, sums, part)
-    return sums or {}
 
 
 def _due(step: int, every: int, last: bool) -> bool:

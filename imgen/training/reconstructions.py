@@ -10,21 +10,22 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from imgen import images as pixels
+from imgen.evaluation.features import local_rows
 from imgen.evaluation.image_sets import Batches, ImageSet
 from imgen.nn.constrain import constrain
 from imgen.training.prefetch import to_global
 
 
 def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
-    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 reconstructions through the latents, on every
-    device. rng: draws what `decode` draws, where it does (`draws`)."""
+    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 reconstructions through the latents, sharded by
+    rows. rng: draws what `decode` draws, where it does (`draws`)."""
 
     @jax.jit
     def reconstruct(params: Any, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         variables, key = {"params": params}, {} if rng is None else {"rng": rng}
         latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
         recon = tokenizer.apply(variables, latents, **key, method="decode")
-        return constrain(pixels.to_uint8(recon), None, None, None, None)
+        return constrain(pixels.to_uint8(recon), "batch", None, None, None)
 
     return reconstruct
 
@@ -48,12 +49,10 @@ def reconstructed(
     """
 
     def read(batch_size: int) -> Batches:
-        own = batch_size // jax.process_count()
-        before = own * jax.process_index()
         for number, (rows, mask) in enumerate(images.read(batch_size)):
             batch = to_global({"image": rows}, sharding)["image"]
             more = () if key is None else (jax.random.fold_in(key, number),)
-            yield jax.device_get(reconstruct(params, batch, *more))[before : before + own], mask
+            yield local_rows(reconstruct(params, batch, *more)), mask
 
     return ImageSet(images.name, images.num, images.size, read)
 

@@ -4,7 +4,7 @@ To the bit where every device has equally many at a time; another number changes
 and then a code that is drawn.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from imgen.errors import UserError
-from imgen.evaluation.image_sets import Batches, ImageSet, padded
+from imgen.evaluation.features import local_rows
+from imgen.evaluation.image_sets import Batches, ImageSet
 from imgen.training.prefetch import to_global
 
 LABELS = ("balanced", "random")
@@ -38,29 +39,6 @@ def sample_labels(num: int, classes: int, how: str = "balanced", seed: int = 0) 
     return np.random.default_rng((seed, classes)).integers(classes, size=num, dtype=np.int32)
 
 
-def draw_batches(
-    draw: Callable[..., jax.Array],
-    params: Any,
-    tokenizer_params: Any,
-    labels: np.ndarray,
-    key: jax.Array,
-    *,
-    batch_size: int,
-    sharding: NamedSharding,
-) -> Iterator[np.ndarray]:
-    """Images of all labels [N] in their order, uint8 [batch_size, H, W, 3] on every process; the last batch
-    is drawn whole and cut.
-
-    draw: a `generator_task.sampler`. batch_size: of all devices together; sharding: of batches.
-    """
-    own = batch_size // jax.process_count()
-    for start in range(0, len(labels), batch_size):
-        ids = start + own * jax.process_index() + np.arange(own)
-        batch = to_global({"label": labels[ids % len(labels)], "id": ids}, sharding)
-        drawn = draw(params, tokenizer_params, {"label": batch["label"]}, key, batch["id"])
-        yield jax.device_get(drawn)[: len(labels) - start]
-
-
 def sample_set(
     draw: Callable[..., jax.Array],
     params: Any,
@@ -72,15 +50,18 @@ def sample_set(
     size: tuple[int, int],
     sharding: NamedSharding,
 ) -> ImageSet:
-    """The images of `draw_batches` as a set, drawn whenever it is read; size: (height, width)."""
+    """Images of all labels [N] in their order as a set, drawn whenever it is read; the last batch is drawn
+    whole.
+
+    draw: a `generator_task.sampler`. size: (height, width); sharding: of batches.
+    """
 
     def read(batch_size: int) -> Batches:
         own = batch_size // jax.process_count()
-        before = own * jax.process_index()
-        batches = draw_batches(
-            draw, params, tokenizer_params, labels, key, batch_size=batch_size, sharding=sharding
-        )
-        for drawn in batches:
-            yield padded(drawn[before : before + own], own)
+        for start in range(0, len(labels), batch_size):
+            ids = start + own * jax.process_index() + np.arange(own)
+            batch = to_global({"label": labels[ids % len(labels)], "id": ids}, sharding)
+            drawn = draw(params, tokenizer_params, {"label": batch["label"]}, key, batch["id"])
+            yield local_rows(drawn), (ids < len(labels)).astype(np.float32)
 
     return ImageSet(name, len(labels), size, read)

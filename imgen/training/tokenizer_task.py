@@ -369,7 +369,7 @@ class TokenizerTask:
         """Pairs original | reconstruction of the batch's first images, four to a row; where any number of
         tokens can be decoded, also strips original | 1, 2, 4, ... tokens."""
         params, images = _averaged(state), batch["image"][: self.num_pictures]
-        recon = jax.device_get(self._reconstruct(params, images))
+        recon = jax.device_get(replicate(self._reconstruct(params, images)))
         originals = jax.device_get(replicate(images))
         pairs = np.stack([originals, recon], axis=1).reshape(-1, *recon.shape[1:])
         pictures = {"reconstructions": pixels.grid(pairs, columns=8)}

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from imgen import cli
+from imgen import cli, train_cifar_features
 from imgen.errors import UserError
-from imgen.evaluation import cifar_features, train_cifar_features
+from imgen.evaluation import cifar_features
 from imgen.evaluation.feature_networks import load_network
 from tests.data.tiny import write_tfds
 from tests.evaluation.toy_network import pictures

@@ -26,6 +26,8 @@ def test_batches_shards_and_padding_give_the_moments_of_one_pass():
         batch[: len(rest)] = rest
         shards[i % 3].add(batch, mask=np.arange(7) < len(rest))
     shards[1].add(batch, mask=np.zeros(7))
+    width = x.shape[1]  # float64: the count, the mean and half of the symmetric scatter
+    assert len(shards[0].pack()) == 8 * (1 + width + width * (width + 1) // 2)
     gathered = [Moments.unpack(shard.pack()) for shard in shards]
     for parts in (shards, gathered, [merge(shards[:2]), merge(shards[2:])]):
         merged = merge(parts).gaussian(300)

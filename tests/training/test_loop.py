@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from imgen.errors import NonFiniteLoss, UserError
-from imgen.training.loop import Evaluator, Stage
+from imgen.training.evaluator import Evaluator
+from imgen.training.loop import Stage
 from imgen.training.metrics import read_metrics
 from imgen.training.sharding import make_mesh
 from imgen.training.signals import Interrupted
 from tests.training.killing import assert_same_run
-from tests.training.toy import ToyTask, toy_stage, train, train_batches
+from tests.training.toy import ToyTask, eval_batches, toy_stage, train, train_batches
 
 
 def test_loss_falls_and_the_run_leaves_all_its_files(tmp_path):
@@ -61,7 +62,7 @@ def test_after_a_damaged_checkpoint_the_run_ends_as_if_nothing_had_been(tmp_path
 
 
 def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path):
-    def fails(state):
+    def fails(state, poll):
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="disk is full"):
@@ -76,6 +77,7 @@ def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
+    """The first one comes between steps, the second one in the midst of an evaluation, which is given up."""
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
 
     def interrupted_batches(start):
@@ -84,13 +86,22 @@ def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
                 signal.raise_signal(signum)
             yield batch
 
+    def interrupted_evaluation():
+        signal.raise_signal(signum)
+        yield from [*eval_batches()] * 10**6
+
     stage = toy_stage(steps=20)
-    broken = Stage(**{**vars(stage), "make_train": interrupted_batches})
+    broken = {"make_train": interrupted_batches}
+    if signum == signal.SIGINT:
+        broken = {"make_eval": interrupted_evaluation, "visualize_every": 0}
+    broken = Stage(**{**vars(stage), **broken})
     with pytest.raises(Interrupted) as stopped:
         train(tmp_path / "a", broken)
     assert stopped.value.signum == signum
     step = int(str(stopped.value).split("step ")[1].split(":")[0])
-    assert 5 <= step <= 8 and (tmp_path / f"a/checkpoints/toy/{step}").is_dir()
+    assert (step == 5 if signum == signal.SIGINT else 5 <= step <= 8) and (
+        tmp_path / f"a/checkpoints/toy/{step}"
+    ).is_dir()
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
     train(tmp_path / "a", stage)
     train(tmp_path / "b", stage)
