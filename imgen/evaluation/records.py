@@ -36,11 +36,13 @@ class Protocol:
     guidance: str | None = None
     steps: int | None = None
 
+    def metric(self, metric: str) -> str:
+        """What a metric is called: FID is Inception's, with another network it is a Frechet distance, "gfd"."""
+        return metric if self.network in FID_NETWORKS else metric.replace("fid", "fd")
+
     def name(self, metric: str) -> str:
-        """ "gfid/adm/50k". FID is Inception's: with another network it is a Frechet distance, "gfd/..."."""
-        if self.network not in FID_NETWORKS:
-            metric = metric.replace("fid", "fd")
-        parts = [metric] if self.network is None else [metric, self.network]
+        """ "gfid/adm/50k": the metric, the network, how many samples."""
+        parts = [self.metric(metric)] + ([] if self.network is None else [self.network])
         if self.n is not None:
             thousands, rest = divmod(self.n, 1000)
             parts.append(f"{thousands}k" if thousands and not rest else str(self.n))
@@ -132,8 +134,9 @@ def result(
     metric: str, value: float, protocol: Protocol, seconds: float, images_per_second: float
 ) -> dict[str, Any]:
     """A result as a JSON object: its name, its protocol, and the published values of the same protocol."""
+    name, metric = protocol.name(metric), protocol.metric(metric)
     return {
-        "name": protocol.name(metric),
+        "name": name,
         "metric": metric,
         "value": value,
         "protocol": dataclasses.asdict(protocol),

@@ -70,6 +70,14 @@ def test_names_carry_the_protocol_and_only_inception_gives_an_fid():
     assert other.name("rfid_val") == "rfd_val/random_inception/1k"
 
 
+def test_no_word_of_a_result_of_another_network_is_fid():
+    other = dataclasses.replace(OURS, network="random_inception")
+    assert "fid" in json.dumps(records.result("gfid", 5.5, OURS, 1, 1))
+    for metric in ("gfid", "sfid", "rfid_val", "rsfid"):
+        text = json.dumps(records.result(metric, 5.5, other, 1, 1))
+        assert "fid" not in text.lower() and "fd" in text
+
+
 def test_a_result_is_json_with_its_protocol():
     found = json.loads(json.dumps(records.result("gfid", 5.5, OURS, 12.3456, 99.0)))
     assert found["name"] == "gfid/adm/50k" and found["protocol"]["steps"] == 256
