@@ -20,12 +20,13 @@ from imgen.evaluation import records, reference, references
 from imgen.evaluation.clip_embed import image_network, text_embeddings
 from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.clip_score import clip_score, score_name
-from imgen.evaluation.distances import DISTANCES, needs_of_reference, needs_of_samples
+from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import Extractor, Features
+from imgen.evaluation.features import ROWS, Extractor
 from imgen.evaluation.image_sets import Batches, ImageSet, open_images
 from imgen.evaluation.pairs import PAIRED, pair_means
 from imgen.evaluation.records import Protocol
+from imgen.evaluation.references import ReferenceFeatures
 from imgen.interop import clip, lpips
 from imgen.runs import load_tokenizer
 from imgen.stages import images_of
@@ -207,7 +208,7 @@ class _Job:
             about = subject.about | {"network_hash": network.hash}
             about |= distance.settings(found, compared)
             if compared:
-                about["reference_images"] = compared.num
+                about |= _about_reference(compared, distance)
             for name, value in values.items():
                 result = records.result(
                     names.get(name, name), value, protocol, seconds, found.num / found.seconds
@@ -215,7 +216,7 @@ class _Job:
                 results[result["name"]] = {**result, "settings": about}
         return results
 
-    def _against(self, extractor: Extractor, subject: Subject, needs: tuple[str, ...]) -> Features:
+    def _against(self, extractor: Extractor, subject: Subject, needs: tuple[str, ...]) -> ReferenceFeatures:
         """The reference's features; written to a file too where --write_reference asks for it."""
         written, stored = self.args.write_reference, references.needs_of_file(extractor.network)
         if written and stored:
@@ -280,6 +281,14 @@ class _Job:
             result = records.result(name, value, protocol, seconds, originals.num / seconds)
             results[result["name"]] = {**result, "settings": about}
         return results
+
+
+def _about_reference(compared: ReferenceFeatures, distance: Distance) -> dict[str, Any]:
+    """How many images of the reference were used, which of statistics a file may not tell, and their network
+    where that isn't known."""
+    rows = [getattr(compared, need) for need in distance.reference if need in ROWS]
+    about: dict[str, Any] = {"reference_images": len(rows[0]) if rows else compared.num}
+    return about if compared.network else about | {"reference_network": "unknown"}
 
 
 def read_prompts(path: str | None, num: int | None = None) -> list[str]:
