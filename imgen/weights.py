@@ -34,8 +34,8 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
 
 
 def read(path: str | Path, like: Any, system: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The parameters of `system`, a nested dict of numpy arrays with the shapes and dtypes of `like`; and what
-    the file says of them ("source_sha256": of the file that they came from).
+    """The parameters of `system`, nested dicts of numpy arrays with the shapes and dtypes of `like`; what the
+    file says of them ("source_sha256": of the file that they came from).
 
     Raises UserError, in one line, where the file is missing, damaged, or not of that system.
     """

@@ -22,22 +22,25 @@ class Protocol:
     """How a number was measured; None where that is not known or means nothing.
 
     network: of the features, with its dialect ("adm"). resize: how samples came to the network's size.
-    reference: what they are held against. n: samples. class_balance: "balanced" or "random" labels. dtype: of
-    the network. guidance: "none", "cfg", ...: the kind and not its weight, which belongs to the settings.
-    steps: forward passes of the generator for one sample.
+    reference: what they are held against; of the Inception Score, for which nothing is, the data that they
+    imitate. n: samples. size: their pixels a side as they are drawn or stored, before `resize`, or
+    "WIDTHxHEIGHT". class_balance: "balanced" or "random" labels. dtype: of the network. guidance: "none",
+    "cfg", ...: the kind and not its weight, which belongs to the settings. steps: forward passes of the
+    generator for one sample.
     """
 
     network: str | None = None
     resize: str | None = None
     reference: str | None = None
     n: int | None = None
+    size: int | str | None = None
     class_balance: str | None = None
     dtype: str | None = None
     guidance: str | None = None
     steps: int | None = None
 
     def metric(self, metric: str) -> str:
-        """What a metric is called: FID is Inception's, with another network it is a Frechet distance, "gfd"."""
+        """Its name under this network: FID is Inception's, of others it is a Frechet distance, "gfd"."""
         return metric if self.network in FID_NETWORKS else metric.replace("fid", "fd")
 
     def name(self, metric: str) -> str:

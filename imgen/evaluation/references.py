@@ -27,6 +27,13 @@ PUBLISHED_FILES = {
     "adm_in256_stats": ("adm_imagenet256", "adm"),
 }
 PUBLISHED_SETS = {"imagenet2012/validation at 256x256": "imagenet_val_256"}
+# What metrics of reconstructions are called by their reference, a run's own split or a published one.
+OF_RECONSTRUCTIONS = {
+    "eval": "val",
+    "imagenet_val_256": "val",
+    "train": "train",
+    "adm_imagenet256": "train",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +47,13 @@ def published_name(images: ImageSet) -> str:
     """What results call a reference of images."""
     height, width = images.size
     return PUBLISHED_SETS.get(f"{images.name} at {width}x{height}", images.name)
+
+
+def reconstruction_name(metric: str, reference: str | None) -> str:
+    """ "fid" -> "rfid_val" or "rfid_train", two numbers that don't compare; "rfid" for other references, and
+    None for metrics without one."""
+    which = OF_RECONSTRUCTIONS.get(reference)
+    return f"r{metric}_{which}" if which else f"r{metric}"
 
 
 def reference_features(
@@ -90,31 +104,37 @@ def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
     return found
 
 
-def check_reference(where: str, open_set: Callable[[], ImageSet], network: FeatureNetwork) -> None:
-    """Opens a reference and looks no further. Raises UserError for what `reference_features` would refuse
-    before it looks at images."""
-    if where.endswith(".npz") and (path := Path(where).expanduser()).is_file():
+def check_reference(
+    where: str | None,
+    open_set: Callable[[], ImageSet],
+    network: FeatureNetwork,
+    needs: Iterable[str] = (),
+) -> str:
+    """Opens a reference and looks no further: its name. Raises UserError for what `reference_features` would
+    refuse before it looks at images."""
+    needs = tuple(needs)
+    if where and "embeddings" in needs and where.endswith(".npy"):
+        read_embeddings(where, network)
+        return Path(where).stem
+    statistics = where and "embeddings" not in needs and where.endswith(".npz")
+    if statistics and (path := Path(where).expanduser()).is_file():
         stored = reference.read(path)
         if stored.pool is not None:
-            return _check(path, stored, network)
-    open_set()
+            _check(path, stored, network, needs)
+            return _identity(path, stored)[0]
+    return published_name(open_set())
 
 
 def _of_file(
     path: Path, stored: Reference, needs: tuple[str, ...], extractor: Extractor, batch_size: int
 ) -> ReferenceFeatures:
     network = extractor.network
-    _check(path, stored, network)
+    _check(path, stored, network, needs)
     found = {need: getattr(stored, need) for need in needs}
     if "features" in needs and stored.features is None and stored.has_images:
         images = of_npz(path)
         taken = extractor(images, ["features"], batch_size, most_features=REFERENCE_FEATURES)
         found["features"] = taken.features
-    if lacking := [need for need, value in found.items() if value is None]:
-        raise UserError(
-            f"{path} holds no statistics of {', '.join(lacking)}: leave out the metrics that need them, give "
-            "images as the --reference, or write statistics anew with --write_reference"
-        )
     name, of = _identity(path, stored)
     return ReferenceFeatures(name, stored.pool.count, **found, network=of)
 
@@ -127,8 +147,9 @@ def _identity(path: Path, stored: Reference) -> tuple[str, str | None]:
     return PUBLISHED_FILES.get(path.stem, (path.name, None))
 
 
-def _check(path: Path, stored: Reference, network: FeatureNetwork) -> None:
-    """That the statistics are of this network, as far as the file tells; what doesn't tell is Inception's."""
+def _check(path: Path, stored: Reference, network: FeatureNetwork, needs: tuple[str, ...]) -> None:
+    """That the statistics are of this network, as far as the file tells (what doesn't tell is Inception's),
+    and all that is needed."""
     of = _identity(path, stored)[1]
     if of and of != network.name:
         raise UserError(
@@ -137,7 +158,7 @@ def _check(path: Path, stored: Reference, network: FeatureNetwork) -> None:
         )
     if of is None and network.name not in FID_NETWORKS:
         raise UserError(
-            f"{path} names no network, so its statistics are taken for Inception's, and samples are looked at "
+            f"{path} names no network, so its statistics are taken for Inception's and samples are looked at "
             f"by {network.name}: write statistics of it with --write_reference"
         )
     if stored.network_hash and stored.network_hash != network.hash:
@@ -153,6 +174,13 @@ def _check(path: Path, stored: Reference, network: FeatureNetwork) -> None:
                 f"{path}: its {need} statistics have {len(gaussian.mean)} features, {network.name} gives "
                 f"{width}: they are of another network"
             )
+    there = {need for need in needs if getattr(stored, need) is not None}
+    there |= {"features"} if stored.has_images else set()
+    if lacking := [need for need in needs if need not in there]:
+        raise UserError(
+            f"{path} holds no statistics of {', '.join(lacking)}: leave out the metrics that need them, give "
+            "images as the --reference, or write statistics anew with --write_reference"
+        )
 
 
 def stored(features: Features, network: FeatureNetwork) -> Reference:

@@ -11,7 +11,7 @@ from imgen.evaluation.records import Protocol
 
 OURS = Protocol(
     network="adm", resize="tf1_bilinear", reference="adm_imagenet256", n=50_000,
-    class_balance="random", dtype="float32", guidance="cfg", steps=256,
+    size=256, class_balance="random", dtype="float32", guidance="cfg", steps=256,
 )  # fmt: skip
 
 
@@ -53,6 +53,9 @@ def test_only_equal_protocols_compare():
     assert "DiT-XL/2" in models("gfid", steps=250) and "DiT-XL/2" not in found
     assert models("gfid", n=10_000) == models("gfid", guidance="none") == []
     assert models("gfid", reference="imagenet_val_256") == []
+    larger = dict(size=384, steps=576)
+    assert models("gfid", size=64) == models("gfid", size=None) == models("gfid", **larger) == []
+    assert models("gfid", **larger, resize="torch_bicubic_256+tf1_bilinear")[0].endswith("(384)")
     assert "RAE DiT-DH-XL" not in models("gfid", guidance=None, steps=None)  # network unknown
     assert models("fid") == []
     unstated = dict((r.model, u) for r, u in records.comparable("gfid", OURS))
