@@ -20,13 +20,13 @@ from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import NEEDS, ROWS, Extractor
-from imgen.evaluation.image_sets import Batches, ImageSet
+from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.pairs import PAIRED, check_pairs, pair_means
 from imgen.evaluation.records import Protocol
 from imgen.evaluation.references import ReferenceFeatures
 from imgen.interop import clip, lpips
 from imgen.subjects import SPLITS, Request, Subject
-from imgen.training.progress import Progress
+from imgen.training.image_progress import with_progress
 from imgen.training.sharding import batch_sharding, make_mesh, whole_batch
 
 OF_SAMPLES = tuple(DISTANCES)
@@ -323,24 +323,3 @@ def read_prompts(path: str | None, num: int | None = None) -> list[str]:
     if empty or not lines:
         raise UserError(f"{path}: line {(empty or [1])[0]} holds no prompt; each image needs one")
     return lines
-
-
-def with_progress(images: ImageSet) -> ImageSet:
-    """The same images, with a line or bar of progress while they are read."""
-
-    def read(batch_size: int) -> Batches:
-        progress = Progress(
-            images.name, images.num, noun="images", enabled=jax.process_index() == 0
-        )
-        try:
-            yield from _counted(images.read(batch_size), batch_size, images.num, progress)
-        finally:
-            progress.close()
-
-    return dataclasses.replace(images, read=read)
-
-
-def _counted(batches: Batches, batch_size: int, num: int, progress: Progress) -> Iterator:
-    for done, batch in enumerate(batches, 1):
-        yield batch
-        progress.update(min(done * batch_size, num))

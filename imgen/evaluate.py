@@ -1,6 +1,7 @@
 """Measures a trained run, or images: `python -m imgen.evaluate --workdir RUN | --samples A.npz|DIR ...`.
 
-Prints one JSON object and writes it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json.
+Prints one JSON object, and adds it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json. All
+files and images are opened before anything is measured.
 Metrics of a run on its held-out data, which are the default:
   reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
@@ -13,10 +14,17 @@ protocol that it was measured by and the published values of an equal one:
   rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
   psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs
   clipscore                                         of --samples and their --prompts
---reference is what they are held against: FILE.npz of images or of statistics (--write_reference writes one),
-a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions eval); for
-cmmd FILE.npy of embeddings too. cmmd and clipscore look at images with CLIP (--clip_weights), of any size,
-which is read from safetensors of Hugging Face or open_clip as they are.
+Results of reconstructions name their reference: rfid_val (held-out data, the default), rfid_train, else
+rfid. The Inception Score of samples is the mean of those of 5,000 consecutive ones each, so samples should
+come with their classes mixed, as imgen.sample draws them; that of reconstructions is one of all. A
+--reference beside `is` says which data the samples imitate.
+--reference is what they are held against: FILE.npz of images or of statistics (--write_reference writes
+one), a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions
+eval); for cmmd FILE.npy of embeddings too. cmmd and clipscore look at images with CLIP (--clip_weights), of
+any size, which is read from safetensors of Hugging Face or open_clip as they are. lpips takes VGG's or
+AlexNet's weights (--lpips_weights) and says which: lpips_vgg, lpips_alex. --resize_to N resizes samples
+first, as LlamaGen's of 384. Published values are compared with samples of imgen.sample's samples.npz, which
+tells how they were drawn, and of a run; not with files that don't tell.
 `--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
 (`imgen.evaluation.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
 """

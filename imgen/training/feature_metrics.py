@@ -7,7 +7,7 @@ measurement. Nothing of it is in the training step.
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.evaluation.distances import (
     DISTANCES,
+    OF_RECONSTRUCTIONS,
+    Distance,
     check_metrics,
     needs_of_reference,
     needs_of_samples,
@@ -25,7 +27,7 @@ from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import NEEDS, Extractor, Features
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.records import Protocol
-from imgen.evaluation.references import check_reference, reference_features
+from imgen.evaluation.references import check_reference, reconstruction_name, reference_features
 from imgen.training.generator_task import GeneratorTask, averaged
 from imgen.training.loop import Evaluator
 from imgen.training.reconstructions import reconstructed, reconstructor
@@ -44,7 +46,7 @@ class FeatureMetrics:
     make: the images that a state makes, on a mesh's devices. metrics: keys of DISTANCES; names: what they
     are called where it is another name. open_images, reference, reference_num: what they are measured
     against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
-    batch_size: of each device. group: the config's, for errors.
+    batch_size: of each device. group: the config's, for errors. distances: the metrics by their names.
     """
 
     make: Callable[[State, NamedSharding], ImageSet]
@@ -57,6 +59,7 @@ class FeatureMetrics:
     reference: str = "eval"
     reference_num: int | None = None
     batch_size: int = 32
+    distances: Mapping[str, Distance] = dataclasses.field(default_factory=lambda: DISTANCES)
 
     def __post_init__(self):
         check_metrics(self.metrics, DISTANCES, f"{self.group}.metrics")
@@ -86,7 +89,7 @@ class FeatureMetrics:
         protocol, values = Protocol(network=self._network.name, n=found.num), {}
         with _said_once(self._warned):
             for metric in self.metrics:
-                for name, value in DISTANCES[metric].measure(found, self._against).items():
+                for name, value in self.distances[metric].measure(found, self._against).items():
                     values[protocol.name(self.names.get(name, name))] = value
         return values
 
@@ -141,9 +144,15 @@ def of_reconstructions(
     def make(state: State, sharding: NamedSharding) -> ImageSet:
         return reconstructed(open_images("eval", num), reconstruct, averaged(state), sharding)
 
-    names = {name: "r" + name for distance in DISTANCES.values() for name in distance.names}
+    against = how.get("reference", "eval")
+    names = {
+        name: reconstruction_name(name, against if distance.reference else None)
+        for distance in OF_RECONSTRUCTIONS.values()
+        for name in distance.names
+    }
     where = "train.tokenizer.sample_eval"
     given = dict(make=make, names=names, open_images=open_images, group=where)
+    given["distances"] = OF_RECONSTRUCTIONS
     how = {"reference_num": num, **how}
     return Evaluator(construct(FeatureMetrics, how, where, **given), every)
 

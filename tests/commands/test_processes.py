@@ -80,7 +80,7 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     two = json.loads((workdir / "evaluation.json").read_text())["results"]
     assert cli.run(lambda: evaluate.main(["--batch_size", "2", *common])) == 0
     one = json.loads((workdir / "evaluation.json").read_text())["results"]
-    assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd/fd_cifar/21", "psnr/21"}
+    assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd_val/fd_cifar/21", "psnr/21"}
     assert "cmmd/clip_w64_d2_p4_8/21" in one
     for name in one:
         assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3), name
