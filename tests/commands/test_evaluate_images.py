@@ -1,6 +1,7 @@
 """imgen.evaluate on files of images: CMMD, CLIPScore and LPIPS with random weights, and what records tell."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -48,7 +49,7 @@ def unlike(num):
 def run(capsys, root, *arguments):
     """Exit status, results by name, and standard error. A word of `root`'s files becomes its path."""
     argv = [f"{root / word}" if (root / word).exists() else word for word in arguments]
-    status = cli.run(lambda: evaluate.main([*argv, "--batch_size", "1"]))
+    status = cli.run(lambda: evaluate.main([*argv, "--batch_size", "1"]), log_to=sys.stderr)
     out, err = capsys.readouterr()
     return status, json.loads(out)["results"] if status == 0 else None, err.strip()
 
