@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(
                 "--num goes with --workdir and --samples; of --detections, all images are scored"
             )
-        return replay.main(args.metrics, args.detections)
+        return replay.main(args.metrics, args.detections, args.detector)
+    if args.detector is not None:
+        parser.error("--detector goes with --detections")
     cli.join(args.distributed)
     cli.use_compilation_cache()
     path = _beside(args)
@@ -113,6 +115,11 @@ def _parser() -> cli.Parser:
     what.add_argument(
         "--detections", metavar="FILE", help="detections of objects in images, stored"
     )
+    parser.add_argument(
+        "--detector", metavar="NAME",
+        help="that found --detections, if they don't say; GenEval's own is "
+        f"{replay.OFFICIAL['geneval']}, VISOR's {replay.OFFICIAL['visor']}",
+    )  # fmt: skip
     parser.add_argument(
         "--metrics",
         help=f"of a run: {', '.join(run_metrics.MEASURES)} (default: those that it has); of "
