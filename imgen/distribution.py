@@ -290,7 +290,8 @@ def _check_written(request: Request) -> None:
         raise UserError(
             "--write_reference: measure samples and reconstructions one after the other"
         )
-    check_writable(Path(request.write_reference), "--write_reference")
+    if jax.process_index() == 0:
+        check_writable(Path(request.write_reference), "--write_reference")
 
 
 def check_writable(path: Path, flag: str) -> None:

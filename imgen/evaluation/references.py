@@ -113,8 +113,9 @@ def check_reference(
     """Opens a reference and looks no further: its name. Raises UserError for what `reference_features` would
     refuse before it looks at images."""
     needs = tuple(needs)
-    if where and "embeddings" in needs and where.endswith(".npy"):
-        read_embeddings(where, network)
+    if where and where.endswith(".npy") and set(needs) <= {"embeddings"}:
+        if needs:
+            read_embeddings(where, network)
         return Path(where).stem
     statistics = where and "embeddings" not in needs and where.endswith(".npz")
     if statistics and (path := Path(where).expanduser()).is_file():

@@ -7,7 +7,7 @@ import pytest
 from imgen.errors import UserError
 from imgen.evaluation.features import Extractor
 from imgen.evaluation.moments import gaussian
-from imgen.evaluation.references import reference_features
+from imgen.evaluation.references import check_reference, reconstruction_name, reference_features
 from imgen.training.sharding import batch_sharding, make_mesh
 from tests.evaluation.toy_network import toy_network
 
@@ -49,3 +49,19 @@ def test_what_a_file_says_of_itself_goes_before_its_name(found):
     assert found("adm_in256_stats", "toy", **mine).name == "reals"
     with pytest.raises(UserError, match="statistics of toy"):
         found("adm_in256_stats", "adm", **mine)
+
+
+def test_metrics_of_reconstructions_name_their_reference_where_it_is_known():
+    for reference, which in (
+        ("eval", "_val"),
+        ("imagenet_val_256", "_val"),
+        ("train", "_train"),
+        ("adm_imagenet256", "_train"),
+        ("mine.npz", ""),
+        (None, ""),
+    ):
+        assert reconstruction_name("fid", reference) == f"rfid{which}"
+
+
+def test_a_metric_without_reference_takes_the_name_of_any(tmp_path):
+    assert check_reference(f"{tmp_path}/coco.npy", None, toy_network()) == "coco"
