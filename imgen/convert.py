@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if system.like is None:
             parser.error(f"--back: {args.system}.safetensors has a published layout as it is")
         target = out / f"{args.system}_official.safetensors"
-        arrays = system.to_official(weights.read(file, system.like(), args.system))
+        arrays = system.to_official(weights.read(file, system.like(), args.system)[0])
     else:
         check_hash(file, about["source_sha256"], system, args.expect_sha256, args.any_weights)
         target = out / f"{args.system}.safetensors"

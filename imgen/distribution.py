@@ -1,61 +1,38 @@
-"""Metrics of sets of images for `imgen.evaluate`: FID and its kin, metrics of pairs, of images and prompts.
-
-A subject is a set of images with what results must say of it. That of a run is drawn or decoded while it is
-measured, on all devices and processes; the images of files are read.
-"""
+"""Metrics of images for `imgen.evaluate`: FID and its kin, metrics of pairs, of images and prompts."""
 
 import dataclasses
 import functools
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from imgen import config, drawing
+from imgen import subjects, weights
 from imgen.conditioning import clip_bpe
 from imgen.errors import UserError
-from imgen.evaluation import records, reference, references
+from imgen.evaluation import distances, records, reference, references
 from imgen.evaluation.clip_embed import image_network, text_embeddings
 from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.clip_score import clip_score, score_name
-from imgen.evaluation.distances import DISTANCES, needs_of_reference, needs_of_samples
+from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import Extractor, Features
-from imgen.evaluation.image_sets import ImageSet, open_images
-from imgen.evaluation.pairs import PAIRED, pair_means
+from imgen.evaluation.features import NEEDS, ROWS, Extractor
+from imgen.evaluation.image_sets import ImageSet
+from imgen.evaluation.pairs import PAIRED, check_pairs, pair_means
 from imgen.evaluation.records import Protocol
+from imgen.evaluation.references import ReferenceFeatures
 from imgen.interop import clip, lpips
-from imgen.runs import load_tokenizer
-from imgen.stages import images_of
-from imgen.training.generator_task import sampler
+from imgen.subjects import SPLITS, Request, Subject
 from imgen.training.image_progress import with_progress
-from imgen.training.reconstructions import draws, reconstructed, reconstructor
-from imgen.training.sampling import num_classes, sample_labels, sample_set
 from imgen.training.sharding import batch_sharding, make_mesh, whole_batch
 
 OF_SAMPLES = tuple(DISTANCES)
 OF_RECONSTRUCTIONS = tuple("r" + name for name in DISTANCES)
 OF_PAIRS = (*PAIRED, "lpips")
 OF_PROMPTS = ("clipscore",)
-SPLITS = ("train", "eval")  # of a run's data, as references
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """Images to be measured.
-
-    reference: the images that they are measured against where nothing else is given; originals: the images
-    that they are of, in the same order. protocol: fields of their results' Protocol. about: what results say
-    of them besides.
-    """
-
-    images: ImageSet
-    reference: Callable[[], ImageSet] | None = None
-    originals: ImageSet | None = None
-    protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
-    about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def metrics_of_run(settings) -> tuple[str, ...]:
@@ -65,221 +42,274 @@ def metrics_of_run(settings) -> tuple[str, ...]:
     return samples + (OF_RECONSTRUCTIONS + OF_PAIRS if images else ())
 
 
-def measure(args, metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Results by name (`records.result`). args: flags of `imgen.evaluate`, metrics in an order of ours."""
-    of_sets = [m for m in metrics if m not in OF_PAIRS + OF_PROMPTS]
-    if args.write_reference and not any(
-        DISTANCES[m.removeprefix("r")].reference for m in of_sets if not _by_clip(m)
-    ):
-        raise UserError("--write_reference goes with metrics that need a reference, e.g. fid")
-    if args.write_reference and len({m in OF_SAMPLES for m in of_sets}) > 1:
-        raise UserError(
-            "--write_reference: measure samples and reconstructions one after the other"
-        )
-    job = _Job(args, metrics)
-    results: dict[str, dict[str, Any]] = {}
-    with jax.set_mesh(job.mesh):
-        if "clipscore" in metrics:
-            results |= job.clip_score()
-        for extractor, own in job.by_network([m for m in metrics if m in OF_SAMPLES]):
-            subject = job.samples if args.workdir else job.files(extractor)
-            results |= job.distances(extractor, subject, own, {"fid": "gfid"})
-        decoded = [m.removeprefix("r") for m in metrics if m in OF_RECONSTRUCTIONS]
-        names = {n: "r" + n for distance in DISTANCES.values() for n in distance.names}
-        for extractor, own in job.by_network(decoded):
-            results |= job.distances(extractor, job.reconstructions, own, names)
-        if pairs := [m for m in metrics if m in OF_PAIRS]:
-            results |= job.pairs(job.reconstructions if args.workdir else job.files(), pairs)
-    return results
-
-
 def _by_clip(metric: str) -> bool:
     return metric in ("cmmd", "rcmmd", "clipscore")
 
 
-class _Job:
-    """One call of the command: its mesh, its network, the sets that it opens."""
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Metrics of one subject by one network. reference: its name, "" without one."""
 
-    def __init__(self, args, metrics: Sequence[str]):
-        self.args, self.mesh = args, make_mesh()
+    metrics: list[str]
+    distances: Mapping[str, Distance]
+    extractor: Extractor
+    subject: Subject
+    decoded: bool
+    reference: str
+
+
+class Measurement:
+    """One call of the command: its mesh, its networks, the sets that it opens.
+
+    All that is needed is opened at once, so that a mistake shows before anything is measured. Raises
+    UserError.
+    """
+
+    def __init__(self, request: Request):
+        self.request, self.mesh = request, make_mesh()
         self.sharding = batch_sharding(self.mesh)
-        self.settings = config.read_config(args.workdir) if args.workdir else None
         # Of each device: the same program for any number of them, and so the same images to the bit.
-        self.batch_size = args.batch_size * whole_batch(1, self.mesh)
-        self.clip = clip.load(args.clip_weights) if any(map(_by_clip, metrics)) else None
+        self.batch_size = request.batch_size * whole_batch(1, self.mesh)
+        metrics = request.metrics
+        _check_written(request)
+        self._clip = clip.load(request.clip_weights) if any(map(_by_clip, metrics)) else None
+        with jax.set_mesh(self.mesh):
+            self._groups = [
+                *self._grouped([m for m in metrics if m in OF_SAMPLES], DISTANCES, False),
+                *self._grouped(
+                    [m.removeprefix("r") for m in metrics if m in OF_RECONSTRUCTIONS],
+                    distances.OF_RECONSTRUCTIONS,
+                    True,
+                ),
+            ]
+            self._pairs = self._open_pairs() if any(m in OF_PAIRS for m in metrics) else None
+            self._prompts = self._open_prompts() if "clipscore" in metrics else None
 
-    def by_network(self, metrics: Sequence[str]) -> Iterator[tuple[Extractor, list[str]]]:
-        """Metrics of DISTANCES with the network that they look at images with, each used once."""
-        by_clip = [metric for metric in metrics if _by_clip(metric)]
-        if by_clip:
-            yield Extractor(image_network(*self.clip, square_then_resize), self.sharding), by_clip
-        if others := [metric for metric in metrics if metric not in by_clip]:
-            yield self._extractor, others
+    def __call__(self) -> dict[str, dict[str, Any]]:
+        """Results by name (`records.result`)."""
+        results: dict[str, dict[str, Any]] = {}
+        with jax.set_mesh(self.mesh):
+            if self._prompts:
+                results |= self._clip_score(*self._prompts)
+            for group in self._groups:
+                results |= self._distances(group)
+            if self._pairs:
+                results |= self._of_pairs(*self._pairs)
+        return results
 
     @functools.cached_property
-    def _extractor(self) -> Extractor:
-        network = load_network(self.args.features, self.args.features_weights)
-        return Extractor(network, self.sharding)
+    def _samples(self) -> Subject:
+        return subjects.samples(self.request, self.sharding)
 
     @functools.cached_property
-    def samples(self) -> Subject:
-        """Drawn from the run's generator: num of them, label and random numbers by their number."""
-        args = self.args
-        run, guidance, filters = drawing.open_generator(args)
-        labels = sample_labels(
-            args.num or 50_000, num_classes(run.module.conditioner), args.labels_of, args.seed
+    def _reconstructions(self) -> Subject:
+        return subjects.reconstructions(self.request, self.sharding)
+
+    @functools.cached_property
+    def _by_features(self) -> Extractor:
+        return Extractor(
+            load_network(self.request.features, self.request.features_weights), self.sharding
         )
-        params = jax.device_put(
-            jax.device_get((run.params, run.tokenizer_params)), _everywhere(self.mesh)
-        )
-        images = sample_set(
-            sampler(run.module, run.tokenizer, guidance, filters), *params, labels,
-            jax.random.key(args.seed), name=f"samples of {args.workdir}",
-            size=(self.settings.data.image_size,) * 2, sharding=self.sharding,
-        )  # fmt: skip
-        protocol = {
-            "class_balance": args.labels_of,
-            "guidance": "none" if guidance.scale == 1 else "cfg",
-            "steps": drawing.forward_passes(run.module),
-        }
-        about = drawing.describe(run, guidance, filters) | {"seed": args.seed}
-        reference = functools.partial(images_of, self.settings, "train", args.reference_num)
-        return Subject(images, reference, protocol=protocol, about=about)
 
     @functools.cached_property
-    def reconstructions(self) -> Subject:
-        """Held-out images of the run through its tokenizer."""
-        args = self.args
-        run = load_tokenizer(args.workdir, args.checkpoint)
-        originals = images_of(self.settings, "eval", args.num)
-        key = jax.random.key(args.seed) if draws(run.module) else None
-        params = jax.device_put(jax.device_get(run.params), _everywhere(self.mesh))
-        images = reconstructed(originals, reconstructor(run.module), params, self.sharding, key)
-        about = {"step": run.step, "split": originals.name}
-        return Subject(images, lambda: originals, originals, about=about)
+    def _by_image_tower(self) -> Extractor:
+        return Extractor(image_network(*self._clip, square_then_resize), self.sharding)
 
-    def files(self, extractor: Extractor | None = None) -> Subject:
-        """The images of --samples, as a network takes them."""
-        args = self.args
-        cropped = args.samples.startswith("tfds:") or Path(args.samples).is_dir()
-        size = args.image_size if cropped else None
-        fit = extractor and extractor.network.prepare
-        images = open_images(args.samples, num=args.num, size=size, data_dir=args.data_dir, fit=fit)
-        return Subject(images)
+    def _grouped(
+        self, metrics: list[str], known: Mapping[str, Distance], decoded: bool
+    ) -> Iterator[_Group]:
+        """Metrics by the network that they look at images with; their sets are opened."""
+        for by_clip in (True, False):
+            own = [metric for metric in metrics if _by_clip(metric) == by_clip]
+            if not own:
+                continue
+            extractor = self._by_image_tower if by_clip else self._by_features
+            network = extractor.network
+            needs = needs_of_reference(own)
+            for need in (*needs_of_samples(own), *needs):
+                if NEEDS[need] not in network.widths:
+                    raise UserError(
+                        f"{network.name} gives no {NEEDS[need]} features: choose other metrics or --features"
+                    )
+            if self.request.workdir:
+                subject = self._reconstructions if decoded else self._samples
+            else:
+                subject = subjects.files(self.request, network.prepare)
+            name = ""
+            if needs or self.request.reference:
+                opened = functools.partial(self._reference_images, subject, extractor)
+                name = references.check_reference(self.request.reference, opened, network, needs)
+            yield _Group(own, known, extractor, subject, decoded, name)
 
-    def against(
-        self, subject: Subject, num: int | None, extractor: Extractor | None = None
-    ) -> ImageSet:
-        """The images of --reference, or those that the subject is measured against by itself. Data sets and
-        folders are cropped to --image_size, data sets otherwise to the subject's size."""
-        where, crop = self.args.reference, self.args.image_size
-        if where is None:
-            if subject.reference is None:
-                raise UserError("--reference is needed: FILE.npz, a folder or tfds:NAME:SPLIT")
-            return subject.reference()
-        if where in SPLITS and self.settings is not None:
-            return images_of(self.settings, where, num)
-        if where.startswith("tfds:"):
-            crop = crop or subject.images.size[0]
-        elif not Path(where).expanduser().is_dir():
-            crop = None
-        fit = extractor and extractor.network.prepare
-        return open_images(where, num=num, size=crop, data_dir=self.args.data_dir, fit=fit)
+    def _reference_images(self, subject: Subject, extractor: Extractor) -> ImageSet:
+        fit = extractor.network.prepare
+        return subjects.reference(self.request, subject, self.request.reference_num, fit)
 
-    def distances(
-        self, extractor: Extractor, subject: Subject, metrics: list[str], names: dict[str, str]
-    ) -> dict:
-        """Results of metrics of DISTANCES; names: what they are called here where it is another name."""
-        network, against = extractor.network, None
-        if needs := needs_of_reference(metrics):
-            against = self._against(extractor, subject, needs)
-        found = extractor(with_progress(subject.images), needs_of_samples(metrics), self.batch_size)
+    def _distances(self, group: _Group) -> dict:
+        """Results of metrics of DISTANCES."""
+        network, subject, against = group.extractor.network, group.subject, None
+        if needs := needs_of_reference(group.metrics):
+            against = self._against(group, needs)
+        found = group.extractor(
+            with_progress(subject.images), needs_of_samples(group.metrics), self.batch_size
+        )
         results = {}
-        for metric in metrics:
-            distance, began = DISTANCES[metric], time.monotonic()
+        for metric in group.metrics:
+            distance, began = group.distances[metric], time.monotonic()
             compared = against if distance.reference else None
             values = distance.measure(found, compared)
             protocol = Protocol(
-                network=network.name, resize=network.resize, dtype=network.dtype, n=found.num,
-                reference=against and against.name, **subject.protocol,
+                network=network.name, resize=subject.resize(network.resize), dtype=network.dtype,
+                n=found.num, reference=self._reference_name(group, compared), **subject.protocol,
             )  # fmt: skip
             seconds = found.seconds + time.monotonic() - began
             about = subject.about | {"network_hash": network.hash}
             about |= distance.settings(found, compared)
             if compared:
-                about["reference_images"] = compared.num
+                about |= _about_reference(compared, distance)
             for name, value in values.items():
                 result = records.result(
-                    names.get(name, name), value, protocol, seconds, found.num / found.seconds
-                )
+                    self._name(name, group, compared),
+                    value, protocol, seconds, found.num / found.seconds,
+                )  # fmt: skip
                 results[result["name"]] = {**result, "settings": about}
         return results
 
-    def _against(self, extractor: Extractor, subject: Subject, needs: tuple[str, ...]) -> Features:
+    def _reference_name(self, group: _Group, compared: ReferenceFeatures | None) -> str | None:
+        """Of a metric without reference: the one that was asked for, whatever else is measured."""
+        if compared:
+            return compared.name
+        return group.reference if self.request.reference else None
+
+    def _name(self, metric: str, group: _Group, compared: ReferenceFeatures | None) -> str:
+        if not group.decoded:
+            return {"fid": "gfid"}.get(metric, metric)
+        where = self.request.reference or "eval"
+        known = where if where in SPLITS else compared and compared.name
+        return references.reconstruction_name(metric, known if compared else None)
+
+    def _against(self, group: _Group, needs: tuple[str, ...]) -> ReferenceFeatures:
         """The reference's features; written to a file too where --write_reference asks for it."""
-        written, stored = self.args.write_reference, references.needs_of_file(extractor.network)
+        network, written = group.extractor.network, self.request.write_reference
+        stored = references.needs_of_file(network)
         if written and stored:
             needs = stored
         found = references.reference_features(
-            self.args.reference,
-            lambda: with_progress(self.against(subject, self.args.reference_num, extractor)),
-            needs, extractor, self.batch_size,
+            self.request.reference,
+            lambda: with_progress(self._reference_images(group.subject, group.extractor)),
+            needs, group.extractor, self.batch_size,
         )  # fmt: skip
         if written and stored and jax.process_index() == 0:
-            reference.write(written, references.stored(found, extractor.network))
+            reference.write(written, references.stored(found, network))
         return found
 
-    def clip_score(self) -> dict:
-        """The result of CLIPScore: --samples and --prompts in the same order."""
-        args, began = self.args, time.monotonic()
-        model, params = self.clip
-        extractor = Extractor(image_network(model, params, resize_then_square), self.sharding)
-        network, images = extractor.network, self.files(extractor).images
-        prompts, tokenizer = read_prompts(args.prompts, args.num), clip_bpe.load(args.clip_vocab)
-        if len(prompts) != images.num:
+    def _open_prompts(self) -> tuple[Extractor, Subject, list[str], clip_bpe.Tokenizer]:
+        """Of CLIPScore: --samples and --prompts in the same order."""
+        request = self.request
+        extractor = Extractor(image_network(*self._clip, resize_then_square), self.sharding)
+        subject = subjects.files(request, extractor.network.prepare)
+        prompts, tokenizer = (
+            read_prompts(request.prompts, request.num),
+            clip_bpe.load(request.clip_vocab),
+        )
+        if len(prompts) != subject.images.num:
             raise UserError(
-                f"{args.prompts} has {len(prompts)} prompts, {images.name} {images.num} images: each image "
-                "needs its own; see --num"
+                f"{request.prompts} has {len(prompts)} prompts, {subject.images.name} {subject.images.num} "
+                "images: each image needs its own; see --num"
             )
-        texts = [f"{args.clip_prefix} {prompt}" for prompt in prompts]
-        texts = text_embeddings(model, params, tokenizer, texts, self.sharding, self.batch_size)
-        found = extractor(with_progress(images), ["embeddings"], self.batch_size)
-        score = float(clip_score(found.embeddings, texts, args.clip_scale).mean())
+        return extractor, subject, prompts, tokenizer
+
+    def _clip_score(self, extractor, subject, prompts, tokenizer) -> dict:
+        """The result of CLIPScore."""
+        request, began, network = self.request, time.monotonic(), extractor.network
+        texts = [f"{request.clip_prefix} {prompt}" for prompt in prompts]
+        texts = text_embeddings(*self._clip, tokenizer, texts, self.sharding, self.batch_size)
+        found = extractor(with_progress(subject.images), ["embeddings"], self.batch_size)
+        score = float(clip_score(found.embeddings, texts, request.clip_scale).mean())
         seconds = time.monotonic() - began
         protocol = Protocol(
-            network=network.name, resize=network.resize, dtype=network.dtype, n=found.num,
-            reference=Path(args.prompts).name,
+            network=network.name, resize=subject.resize(network.resize), dtype=network.dtype,
+            n=found.num, reference=Path(request.prompts).name, **subject.protocol,
         )  # fmt: skip
-        name = score_name(args.clip_prefix, args.clip_scale)
+        name = score_name(request.clip_prefix, request.clip_scale)
         result = records.result(name, score, protocol, seconds, found.num / seconds)
-        about = {"network_hash": network.hash, "prefix": args.clip_prefix, "scale": args.clip_scale}
+        about = {"network_hash": network.hash, "prefix": request.clip_prefix}
+        about |= {"scale": request.clip_scale} | subject.about
         return {result["name"]: {**result, "settings": about}}
 
-    def pairs(self, subject: Subject, metrics: Sequence[str]) -> dict:
-        """Results of metrics of pairs: images and their originals in the same order."""
-        originals = subject.originals or self.against(subject, self.args.num)
-        weights, about = None, dict(subject.about)
+    def _open_pairs(self) -> tuple[Subject, ImageSet, list[str], tuple | None]:
+        """Images and their originals in the same order, and LPIPS' weights."""
+        metrics = [m for m in self.request.metrics if m in OF_PAIRS]
+        subject = self._reconstructions if self.request.workdir else subjects.files(self.request)
+        originals = subject.originals or subjects.reference(
+            self.request, subject, self.request.num, None
+        )
+        found = None
         if "lpips" in metrics:
-            if not self.args.lpips_weights:
-                raise UserError("lpips needs --lpips_weights FILE (safetensors of its VGG)")
-            weights = lpips.load(self.args.lpips_weights)
-            about["lpips_weights"] = self.args.lpips_weights
-        began = time.monotonic()
-        means = pair_means(
+            if not self.request.lpips_weights:
+                raise UserError(f"lpips needs --lpips_weights FILE: {lpips.HOW}")
+            found = lpips.load_any(self.request.lpips_weights)
+        check_pairs(subject.images, originals, metrics)
+        return subject, originals, metrics, found
+
+    def _of_pairs(self, subject, originals, metrics, lpips_weights) -> dict:
+        """Results of metrics of pairs."""
+        began, about = time.monotonic(), dict(subject.about)
+        means, same = pair_means(
             with_progress(subject.images),
             originals,
             metrics,
             self.batch_size,
             self.sharding,
-            weights,
+            lpips_weights,
         )
         seconds = time.monotonic() - began
-        protocol = Protocol(reference=originals.name, n=originals.num, **subject.protocol)
+        protocol = Protocol(
+            resize=subject.resized or None, n=originals.num,
+            reference=references.published_name(originals), **subject.protocol,
+        )  # fmt: skip
+        about["identical_pairs"] = same
         results = {}
         for name, value in means.items():
             result = records.result(name, value, protocol, seconds, originals.num / seconds)
-            results[result["name"]] = {**result, "settings": about}
+            own = {}
+            if name.startswith("lpips"):
+                own = {"weights_hash": weights.fingerprint(lpips_weights[1])}
+            results[result["name"]] = {**result, "settings": about | own}
         return results
+
+
+def _check_written(request: Request) -> None:
+    """That --write_reference has something to write, and a place for it."""
+    if not request.write_reference:
+        return
+    of_sets = [m for m in request.metrics if m not in OF_PAIRS + OF_PROMPTS]
+    if not any(DISTANCES[m.removeprefix("r")].reference for m in of_sets if not _by_clip(m)):
+        raise UserError("--write_reference goes with metrics that need a reference, e.g. fid")
+    if len({m in OF_SAMPLES for m in of_sets}) > 1:
+        raise UserError(
+            "--write_reference: measure samples and reconstructions one after the other"
+        )
+    if jax.process_index() == 0:
+        check_writable(Path(request.write_reference), "--write_reference")
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """Raises UserError where a file could not be written."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{flag}: cannot write {path} ({error.strerror})") from error
+
+
+def _about_reference(compared: ReferenceFeatures, distance: Distance) -> dict[str, Any]:
+    """How many images of the reference were used, which of statistics a file may not tell, and their network
+    where that isn't known."""
+    rows = [getattr(compared, need) for need in distance.reference if need in ROWS]
+    about: dict[str, Any] = {"reference_images": len(rows[0]) if rows else compared.num}
+    return about if compared.network else about | {"reference_network": "unknown"}
 
 
 def read_prompts(path: str | None, num: int | None = None) -> list[str]:
@@ -294,7 +324,3 @@ def read_prompts(path: str | None, num: int | None = None) -> list[str]:
     if empty or not lines:
         raise UserError(f"{path}: line {(empty or [1])[0]} holds no prompt; each image needs one")
     return lines
-
-
-def _everywhere(mesh):
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

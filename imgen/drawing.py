@@ -24,22 +24,39 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_generator(args) -> tuple[TrainedGenerator, Guidance, Filters]:
-    """The generator of --workdir, and how to draw from it: as the run says, or as the flags do.
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """How to draw, where it is not as the run says; as the flags of the same names."""
+
+    guidance: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+def choices(args: argparse.Namespace) -> Choices:
+    """Of the flags."""
+    return Choices(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Choices)})
+
+
+def open_generator(
+    workdir: str, checkpoint: str, chosen: Choices
+) -> tuple[TrainedGenerator, Guidance, Filters]:
+    """The generator of a run, and how to draw from it: as the run says, or as was chosen.
 
     Raises UserError where it can draw no pictures.
     """
-    run = load_generator(args.workdir, args.checkpoint)
+    run = load_generator(workdir, checkpoint)
     if run.tokenizer_params is None:
         raise UserError(
-            f"{args.workdir} was trained on stored codes without a tokenizer, so it cannot draw "
+            f"{workdir} was trained on stored codes without a tokenizer, so it cannot draw "
             "pictures: train it with init.tokenizer set"
         )
-    settings = config.read_config(args.workdir).train.generator
-    guidance = _chosen(settings.get("guidance", {}), scale=args.guidance)
+    settings = config.read_config(workdir).train.generator
+    guidance = _chosen(settings.get("guidance", {}), scale=chosen.guidance)
     filters = _chosen(
         settings.get("filters", {}),
-        temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+        temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
     )  # fmt: skip
     return run, Guidance(**guidance), Filters(**filters)
 
@@ -55,6 +72,15 @@ def describe(run: TrainedGenerator, guidance: Guidance, filters: Filters) -> dic
         "step": run.step,
         "guidance": dataclasses.asdict(guidance),
         "filters": dataclasses.asdict(filters),
+    }
+
+
+def protocol(run: TrainedGenerator, guidance: Guidance, class_balance: str) -> dict[str, Any]:
+    """Fields of the Protocol of its samples' results."""
+    return {
+        "class_balance": class_balance,
+        "guidance": "none" if guidance.scale == 1 else "cfg",
+        "steps": forward_passes(run.module),
     }
 
 

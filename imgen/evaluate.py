@@ -1,6 +1,7 @@
 """Measures a trained run, or images: `python -m imgen.evaluate --workdir RUN | --samples A.npz|DIR ...`.
 
-Prints one JSON object and writes it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json.
+Prints one JSON object, and adds it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json. All
+files and images are opened before anything is measured.
 Metrics of a run on its held-out data, which are the default:
   reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
@@ -13,15 +14,25 @@ protocol that it was measured by and the published values of an equal one:
   rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
   psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs
   clipscore                                         of --samples and their --prompts
---reference is what they are held against: FILE.npz of images or of statistics (--write_reference writes one),
-a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions eval); for
-cmmd FILE.npy of embeddings too. cmmd and clipscore look at images with CLIP (--clip_weights), of any size,
-which is read from safetensors of Hugging Face or open_clip as they are.
+Results of reconstructions name their reference: rfid_val (held-out data, the default), rfid_train, else
+rfid. The Inception Score of samples is the mean of those of 5,000 consecutive ones each, so samples should
+come with their classes mixed, as imgen.sample draws them; that of reconstructions is one of all. A
+--reference beside `is` says which data the samples imitate.
+--reference is what they are held against: FILE.npz of images or of statistics (--write_reference writes
+one), a folder, tfds:NAME:SPLIT, or train or eval, the run's own data (default: train; of reconstructions
+eval); for cmmd FILE.npy of embeddings too. cmmd and clipscore look at images with CLIP (--clip_weights), of
+any size, which is read from safetensors of Hugging Face or open_clip as they are. lpips takes VGG's or
+AlexNet's weights (--lpips_weights) and says which: lpips_vgg, lpips_alex. --resize_to N resizes samples
+first, as LlamaGen's of 384. Published values are compared with samples of imgen.sample's samples.npz, which
+tells how they were drawn, and of a run; not with files that don't tell.
 `--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
 (`imgen.evaluation.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
 """
 
+import dataclasses
 import json
+import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -36,15 +47,20 @@ from imgen.evaluation import replay
 from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
 from imgen.evaluation.distances import check_metrics
 from imgen.evaluation.feature_networks import FEATURES
+from imgen.subjects import Request
 from imgen.training.sampling import LABELS
+
+log = logging.getLogger("imgen.evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     args = parser.parse_args(argv)
-    numbers = args.num, args.reference_num, args.image_size, args.batch_size
+    numbers = args.num, args.reference_num, args.image_size, args.resize_to, args.batch_size
     if any(number is not None and number < 1 for number in numbers):
-        parser.error("--num, --reference_num, --image_size and --batch_size must be at least 1")
+        parser.error(
+            "--num, --reference_num, --image_size, --resize_to and --batch_size must be at least 1"
+        )
     if args.write_reference and not args.write_reference.endswith(".npz"):
         parser.error("--write_reference must end in .npz")
     if args.detections is not None:
@@ -52,15 +68,41 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(
                 "--num goes with --workdir and --samples; of --detections, all images are scored"
             )
-        return replay.main(args.metrics, args.detections)
+        return replay.main(args.metrics, args.detections, args.detector)
+    if args.detector is not None:
+        parser.error("--detector goes with --detections")
     cli.join(args.distributed)
     cli.use_compilation_cache()
+    path = _beside(args)
+    if path and jax.process_index() == 0:
+        try:
+            distribution.check_writable(path, "the results will only be printed")
+        except UserError as error:
+            log.warning("%s", error)
     result = _of_run(args) if args.workdir else _of_samples(args)
     if jax.process_index() == 0:
-        text = json.dumps(result, indent=2)
-        if path := _beside(args):
-            path.write_text(text + "\n")
-        print(text)
+        print(json.dumps(result, indent=2), flush=True)
+        if path:
+            store(path, result)
+
+
+def store(path: Path, result: dict[str, Any]) -> None:
+    """Writes a result to a file, with what is there already of other metrics. What can't be written is warned
+    of: it has been printed."""
+    try:
+        merged = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        log.warning("%s is not readable JSON (%s) and is written anew", path, error)
+        merged = {}
+    merged = merged if isinstance(merged, dict) else {}
+    results = merged.get("results", {}) | result.get("results", {})
+    merged |= result | ({"results": results} if results else {})
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        log.warning("cannot write %s (%s); the result is only printed", path, error.strerror)
 
 
 def _parser() -> cli.Parser:
@@ -73,6 +115,11 @@ def _parser() -> cli.Parser:
     what.add_argument(
         "--detections", metavar="FILE", help="detections of objects in images, stored"
     )
+    parser.add_argument(
+        "--detector", metavar="NAME",
+        help="that found --detections, if they don't say; GenEval's own is "
+        f"{replay.OFFICIAL['geneval']}, VISOR's {replay.OFFICIAL['visor']}",
+    )  # fmt: skip
     parser.add_argument(
         "--metrics",
         help=f"of a run: {', '.join(run_metrics.MEASURES)} (default: those that it has); of "
@@ -99,7 +146,7 @@ def _parser() -> cli.Parser:
     images.add_argument(
         "--features_weights", "--inception_weights", metavar="FILE", help="the network's weights"
     )
-    images.add_argument("--lpips_weights", metavar="FILE", help="of the metric lpips")
+    images.add_argument("--lpips_weights", metavar="FILE", help="of lpips, by VGG or AlexNet")
     images.add_argument(
         "--clip_weights", metavar="FILE|DIR",
         help="of cmmd and clipscore: .safetensors, or a folder of the Hugging Face hub",
@@ -122,9 +169,13 @@ def _parser() -> cli.Parser:
     images.add_argument(
         "--image_size", type=int, help="crop images of folders and data sets to it, as ADM does"
     )
+    images.add_argument(
+        "--resize_to", type=int, metavar="N",
+        help="resize samples to N pixels a side before (bicubic without antialiasing), as LlamaGen's of 384",
+    )  # fmt: skip
     images.add_argument("--data_dir", metavar="DIR", help="of tfds: (default: TFDS_DATA_DIR)")
     images.add_argument(
-        "--labels_of", choices=LABELS, default=LABELS[0],
+        "--class_balance", choices=LABELS, default=LABELS[0],
         help="classes of samples: equally many of each, or drawn (default balanced)",
     )  # fmt: skip
     drawing.add_flags(images)
@@ -137,13 +188,15 @@ def _of_run(args) -> dict[str, Any]:
     own = run_metrics.measurable(settings)
     metrics = _chosen(args.metrics, own, (*own, *distribution.metrics_of_run(settings)))
     asked = [metric for metric in metrics if metric in own]
+    of_images = [metric for metric in metrics if metric not in own]
+    measurement = distribution.Measurement(_request(args, of_images)) if of_images else None
     result: dict[str, Any] = {"workdir": args.workdir, "split": settings.data.eval.split}
     for metric in asked:
         began = time.monotonic()
         result[metric] = run_metrics.MEASURES[metric](args, settings)
         result[metric]["seconds"] = round(time.monotonic() - began, 1)
-    if of_images := [metric for metric in metrics if metric not in own]:
-        result["results"] = distribution.measure(args, of_images)
+    if measurement:
+        result["results"] = measurement()
     return result
 
 
@@ -152,7 +205,14 @@ def _of_samples(args) -> dict[str, Any]:
         raise UserError("--metrics is needed with --samples, e.g. --metrics fid,is")
     known = distribution.OF_SAMPLES + distribution.OF_PAIRS + distribution.OF_PROMPTS
     metrics = _chosen(args.metrics, (), known)
-    return {"samples": args.samples, "results": distribution.measure(args, metrics)}
+    measurement = distribution.Measurement(_request(args, metrics))
+    return {"samples": args.samples, "results": measurement()}
+
+
+def _request(args, metrics: Sequence[str]) -> Request:
+    own = {"metrics": tuple(metrics), "choices": drawing.choices(args)}
+    flags = {field.name for field in dataclasses.fields(Request)} - own.keys()
+    return Request(**own, **{name: getattr(args, name) for name in flags})
 
 
 def _chosen(text: str | None, default: Sequence[str], known: Sequence[str]) -> list[str]:

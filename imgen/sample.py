@@ -1,7 +1,8 @@
 """Draws images from a trained run: `python -m imgen.sample --workdir RUN --out DIR --num N`.
 
-Writes DIR/000000.png ..., DIR/grid.png and DIR/samples.npz (arr_0: uint8 [N, H, W, 3]; labels). An image
-depends on the seed and its number only, not (but for rounding) on the batch size.
+Writes DIR/000000.png ..., DIR/grid.png and DIR/samples.npz (arr_0: uint8 [N, H, W, 3]; labels; protocol: how
+they were drawn, for imgen.evaluate). An image depends on the seed and its number only, not (but for rounding)
+on the batch size.
 
 Of a run that trained a tokenizer only, it draws reconstructions of held-out images in the same files;
 grid.png then shows pairs original | reconstruction, samples.npz holds `originals` too, and of tokenizers that
@@ -22,6 +23,7 @@ import numpy as np
 from imgen import cli, config, drawing, images
 from imgen.data.loader import eval_batches
 from imgen.errors import UserError
+from imgen.evaluation import sample_files
 from imgen.runs import load_tokenizer
 from imgen.stages import eval_transform, open_source, reading
 from imgen.training import prefetch
@@ -54,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "generator" not in settings.train:
         return reconstruct(args, out)
 
-    run, guidance, filters = drawing.open_generator(args)
+    run, guidance, filters = drawing.open_generator(
+        args.workdir, args.checkpoint, drawing.choices(args)
+    )
     labels = np.resize(_labels(args.labels, run.module.conditioner), args.num).astype(np.int32)
     mesh, began = make_mesh(), time.monotonic()
     progress = Progress("sample", args.num, noun="images")
@@ -76,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             done += len(drawn)
             progress.update(done)
     images.save_png(out / "grid.png", images.enlarge(images.grid(pixels[:100])))
-    np.savez(out / "samples.npz", pixels, labels=labels)
+    about = drawing.describe(run, guidance, filters) | {"seed": args.seed}
+    how = drawing.protocol(run, guidance, "chosen" if args.labels else "balanced")
+    told = {sample_files.KEY: sample_files.drawn(how, about)}
+    np.savez(out / "samples.npz", pixels, labels=labels, **told)
     seconds = time.monotonic() - began
     log.info("%d images in %.1f s, compilation included: %s", args.num, seconds, out)
 

@@ -33,8 +33,9 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str
         raise UserError(f"cannot write {path} ({error})") from error
 
 
-def read(path: str | Path, like: Any, system: str) -> dict[str, Any]:
-    """The parameters of `system`, a nested dict of numpy arrays with the shapes and dtypes of `like`.
+def read(path: str | Path, like: Any, system: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parameters of `system`, nested dicts of numpy arrays with the shapes and dtypes of `like`; what the
+    file says of them ("source_sha256": of the file that they came from).
 
     Raises UserError, in one line, where the file is missing, damaged, or not of that system.
     """
@@ -45,6 +46,7 @@ def read(path: str | Path, like: Any, system: str) -> dict[str, Any]:
     try:
         with safe_open(path, "np") as file:
             found = {key: file.get_tensor(key) for key in file.keys()}
+            about = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable .safetensors file ({error}); {again}") from error
     want = paths.flatten(like)
@@ -58,7 +60,7 @@ def read(path: str | Path, like: Any, system: str) -> dict[str, Any]:
                 f"{path}: {key} is {found[key].dtype} {found[key].shape}, not {leaf.dtype} "
                 f"{tuple(leaf.shape)}; {again}"
             )
-    return paths.unflatten(found)
+    return paths.unflatten(found), about
 
 
 def fingerprint(params: Any) -> str:

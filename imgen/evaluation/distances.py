@@ -13,6 +13,7 @@ from imgen.evaluation.kernel_distance import kernel_distance
 from imgen.evaluation.precision_recall import precision_recall
 
 REFERENCE_FEATURES = 10_000  # images of the reference that precision and recall are measured with
+SPLIT = 5000  # consecutive samples that one of the Inception Scores which are averaged is of
 KID_SUBSETS, KID_SUBSET = 100, 1000  # how many, and of how many images where there are so many
 
 
@@ -25,7 +26,19 @@ def _sfid(samples: Features, reference: Features) -> dict[str, float]:
 
 
 def _inception_score(samples: Features, reference: None) -> dict[str, float]:
-    return {"is": inception_score(samples.logits)}
+    return {"is": inception_score(samples.logits, SPLIT)}
+
+
+def _inception_score_of_all(samples: Features, reference: None) -> dict[str, float]:
+    return {"is": inception_score(samples.logits, len(samples.logits))}
+
+
+def _splits(samples: Features, reference: None) -> dict[str, int]:
+    return {"splits": -(-len(samples.logits) // SPLIT), "split_size": SPLIT}
+
+
+def _one_split(samples: Features, reference: None) -> dict[str, int]:
+    return {"splits": 1, "split_size": len(samples.logits)}
 
 
 def _precision_recall(samples: Features, reference: Features) -> dict[str, float]:
@@ -63,12 +76,18 @@ class Distance:
 DISTANCES = {
     "fid": Distance(("pool",), ("pool",), _fid, ("fid",)),
     "sfid": Distance(("spatial",), ("spatial",), _sfid, ("sfid",)),
-    "is": Distance(("logits",), (), _inception_score, ("is",)),
+    "is": Distance(("logits",), (), _inception_score, ("is",), _splits),
     "precision_recall": Distance(
         ("features",), ("features",), _precision_recall, ("precision", "recall")
     ),
     "kid": Distance(("features",), ("features",), _kid, ("kid", "kid_std"), _kid_subsets),
     "cmmd": Distance(("embeddings",), ("embeddings",), _cmmd, ("cmmd",)),
+}
+
+# Of reconstructions, whose order is that of the data and often class by class: the Inception Score is one of
+# all of them, as 1d-tokenizer takes it.
+OF_RECONSTRUCTIONS = DISTANCES | {
+    "is": Distance(("logits",), (), _inception_score_of_all, ("is",), _one_split)
 }
 
 

@@ -9,6 +9,7 @@ A prompt's metadata: {"tag", "prompt", "include": [clause], "exclude": [clause]}
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ RELATIONS = ("left of", "right of", "above", "below")
 RENAMED = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
 CLASSES = tuple(RENAMED.get(name, name) for name in COCO_CLASSES)
 PROMPTS, IMAGES_PER_PROMPT = 553, 4
+# Of the sorted lines of the official evaluation_metadata.jsonl, the keys of each in order.
+PROMPTS_SHA256 = "ac3c481628128939793c13827f94fb83c9bc0a7efef1c29bfbe1c117c8c99e5e"
 
 # The colours of some objects of a class in an image, one answer an object.
 ColorsOf = Callable[[str, Sequence[Detection]], list[str]]
@@ -166,6 +169,12 @@ def _position_failure(name, found, relation, targets, position_threshold) -> str
             if relation not in true:
                 return f"expected {name} {relation} target, found {' and '.join(true)} target"
     return None
+
+
+def are_official(prompts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether metadata of prompts, any number of each, are those of the benchmark and all of them."""
+    lines = sorted({json.dumps(metadata, sort_keys=True) for metadata in prompts})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() == PROMPTS_SHA256
 
 
 def summarize(judged: Sequence[tuple[Mapping[str, Any], bool]]) -> dict[str, Any]:

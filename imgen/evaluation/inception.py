@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+SHA256 = "6726825d"  # how that of the published file of weights begins
 SIZE = 299  # pixels a side
 CLASSES = 1008
 EPSILON = 1e-3

@@ -1,6 +1,7 @@
 """Frozen networks whose features metrics compare."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from imgen import paths, weights
 from imgen.errors import UserError
 from imgen.evaluation import inception_input
-from imgen.evaluation.inception import WIDTHS, Inception, abstract_params
+from imgen.evaluation.inception import SHA256, WIDTHS, Inception, abstract_params
 
 PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 CONVERTED = "inception.safetensors"
@@ -21,6 +22,9 @@ HOW = (
     f"python -m imgen.convert --system inception --checkpoint {PUBLISHED} --out DIR; then give "
     f"DIR/{CONVERTED}"
 )
+
+
+log = logging.getLogger("imgen.evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +48,9 @@ class FeatureNetwork:
 
 
 def inception(dialect: str, weights_file: str | Path | None) -> FeatureNetwork:
-    """FID's Inception with the published weights; its name is the dialect's, "adm" or "pytorch_fid".
+    """FID's Inception; its name is the dialect's, "adm" or "pytorch_fid", with the published weights only.
 
+    Other weights, and those whose file doesn't tell, give "adm_other_weights" and no FID; a warning says so.
     weights_file: what imgen.convert wrote. Raises UserError, in one line that says what to do, without it.
     """
     inception_input.find(dialect)
@@ -59,8 +64,15 @@ def inception(dialect: str, weights_file: str | Path | None) -> FeatureNetwork:
         raise UserError(f"{path} {there}: {HOW}")
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; {HOW}")
-    params = weights.read(path, abstract_params(), "inception")
-    return _inception(dialect, dialect, params)
+    params, about = weights.read(path, abstract_params(), "inception")
+    if about.get("source_sha256", "").startswith(SHA256):
+        return _inception(dialect, dialect, params)
+    name = f"{dialect}_other_weights"
+    log.warning(
+        "%s was not converted from %s: the network is called %s, its distances are no FID and are not "
+        "comparable with published ones", path, PUBLISHED, name,
+    )  # fmt: skip
+    return _inception(name, dialect, params)
 
 
 def random_inception(dialect: str = "adm", seed: int = 0) -> FeatureNetwork:

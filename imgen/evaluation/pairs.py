@@ -1,8 +1,7 @@
 """Likeness of images and their originals, pair by pair: PSNR, SSIM in its variants, LPIPS."""
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imgen.errors import UserError
-from imgen.evaluation.features import gather_rows
+from imgen.evaluation.features import gather_rows, local_rows
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.reconstruction import psnr, ssim_gauss11, ssim_uniform7
 from imgen.tokenizers import lpips
@@ -25,22 +24,11 @@ PAIRED: dict[str, tuple[str, Callable]] = {
         functools.partial(ssim_uniform7, data_range=2.0),
     ),
 }
+COUNT, IDENTICAL = "count", "identical"
 
 
-def pair_means(
-    images: ImageSet,
-    originals: ImageSet,
-    metrics: Iterable[str],
-    batch_size: int,
-    sharding: NamedSharding,
-    lpips_params: lpips.Params | None = None,
-) -> dict[str, float]:
-    """Means over all pairs of the metrics (keys of PAIRED, and "lpips").
-
-    lpips_params: of LPIPS by VGG-16's features, where that is asked for.
-
-    Raises UserError for sets of unlike number or size, and for pairs that could not be read.
-    """
+def check_pairs(images: ImageSet, originals: ImageSet, metrics: Iterable[str]) -> None:
+    """Raises UserError for sets of unlike number or size, or too small for a metric."""
     if images.num != originals.num or images.size != originals.size:
         raise UserError(
             f"{images.name} has {images.num} images of {images.size}, {originals.name} {originals.num} of "
@@ -48,36 +36,76 @@ def pair_means(
         )
     if min(images.size) < 11 and any(metric.startswith("ssim") for metric in metrics):
         raise UserError(f"SSIM needs images of at least 11x11 pixels, not {images.size}")
+
+
+def pair_means(
+    images: ImageSet,
+    originals: ImageSet,
+    metrics: Sequence[str],
+    batch_size: int,
+    sharding: NamedSharding,
+    lpips_weights: tuple[str, lpips.Params] | None = None,
+) -> tuple[dict[str, float], int]:
+    """Means over all pairs of the metrics (keys of PAIRED, and "lpips"), and how many pairs are identical,
+    whose PSNR is capped.
+
+    lpips_weights: the name of LPIPS' trunk and its parameters, where that is asked for.
+
+    Raises UserError for sets that `check_pairs` refuses, and for pairs that could not be read.
+    """
+    check_pairs(images, originals, metrics)
     measures: dict[str, Callable] = {PAIRED[m][0]: PAIRED[m][1] for m in metrics if m != "lpips"}
+    trunk, params = lpips_weights or ("", {})
+    params = jax.device_put(params, NamedSharding(sharding.mesh, PartitionSpec()))
 
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    params = jax.device_put(lpips_params, everywhere)
-
-    @functools.partial(jax.jit, out_shardings=everywhere)
-    def sums(params, first, second, mask) -> dict[str, Any]:
+    @functools.partial(jax.jit, out_shardings=sharding)
+    def measured(params, first, second) -> dict[str, jax.Array]:
+        """By name [B]."""
         x, y = first / 255.0, second / 255.0
-        found = {name: jnp.sum(mask * measure(x, y)) for name, measure in measures.items()}
+        found = {name: measure(x, y) for name, measure in measures.items()}
         if "lpips" in metrics:
-            found["lpips_vgg"] = jnp.sum(mask * lpips.lpips(params, 2 * x - 1, 2 * y - 1))
-        return found
+            pair = 2 * x - 1, 2 * y - 1
+            found[f"lpips_{trunk}"] = lpips.lpips(params, *pair, trunk=lpips.TRUNKS[trunk])
+        return found | {IDENTICAL: jnp.all(first == second, axis=(1, 2, 3)).astype(jnp.float32)}
 
-    totals: dict[str, float] = {}
-    count = 0
-    for (x, mask), (y, other) in zip(
-        images.read(batch_size), originals.read(batch_size), strict=True
-    ):
-        mask = mask * other
-        placed = [
-            jax.make_array_from_process_local_data(sharding, v, (batch_size, *v.shape[1:]))
-            for v in (x, y, mask)
-        ]
-        count += int(mask.sum())
-        for name, value in jax.device_get(sums(params, *placed)).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    count = int(sum(rows[0] for rows in gather_rows(np.array([count], np.int32))))
+    def batches() -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
+        both = zip(images.read(batch_size), originals.read(batch_size), strict=True)
+        for (x, mask), (y, other) in both:
+            placed = [
+                jax.make_array_from_process_local_data(sharding, v, (batch_size, *v.shape[1:]))
+                for v in (x, y)
+            ]
+            yield mask * other, measured(params, *placed)
+
+    totals: dict[str, float] = {COUNT: 0.0}
+    for mask, found in _one_ahead(batches()):
+        there = mask > 0
+        totals[COUNT] += float(there.sum())
+        for name, rows in found.items():
+            totals[name] = totals.get(name, 0.0) + local_rows(rows)[there].sum(dtype=np.float64)
+    totals = _over_processes(totals)
+    count, same = int(totals.pop(COUNT)), int(totals.pop(IDENTICAL))
     if count != images.num:
         raise UserError(
             f"{images.num - count} of {images.num} pairs of {images.name} and {originals.name} could not be "
             "read: mend or remove them"
         )
-    return {name: total / count for name, total in totals.items()}
+    return {name: total / count for name, total in totals.items()}, same
+
+
+def _one_ahead(items: Iterator) -> Iterator:
+    """The same, each after the next was asked for: the devices work on it while the caller uses this one."""
+    ahead = None
+    for item in items:
+        if ahead is not None:
+            yield ahead
+        ahead = item
+    if ahead is not None:
+        yield ahead
+
+
+def _over_processes(sums: dict[str, float]) -> dict[str, float]:
+    """Sums of all processes, in float64, which JAX would gather as float32 if it weren't for the bytes."""
+    rows = np.array(list(sums.values()), np.float64).view(np.uint32)[None]
+    parts = [part.view(np.float64)[0] for part in gather_rows(rows)]
+    return dict(zip(sums, np.sum(parts, axis=0).tolist(), strict=True))

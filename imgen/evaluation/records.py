@@ -22,25 +22,30 @@ class Protocol:
     """How a number was measured; None where that is not known or means nothing.
 
     network: of the features, with its dialect ("adm"). resize: how samples came to the network's size.
-    reference: what they are held against. n: samples. class_balance: "balanced" or "random" labels. dtype: of
-    the network. guidance: "none", "cfg", ...: the kind and not its weight, which belongs to the settings.
-    steps: forward passes of the generator for one sample.
+    reference: what they are held against; of the Inception Score, for which nothing is, the data that they
+    imitate. n: samples. size: their pixels a side as they are drawn or stored, before `resize`, or
+    "WIDTHxHEIGHT". class_balance: "balanced" or "random" labels. dtype: of the network. guidance: "none",
+    "cfg", ...: the kind and not its weight, which belongs to the settings. steps: forward passes of the
+    generator for one sample.
     """
 
     network: str | None = None
     resize: str | None = None
     reference: str | None = None
     n: int | None = None
+    size: int | str | None = None
     class_balance: str | None = None
     dtype: str | None = None
     guidance: str | None = None
     steps: int | None = None
 
+    def metric(self, metric: str) -> str:
+        """Its name under this network: FID is Inception's, of others it is a Frechet distance, "gfd"."""
+        return metric if self.network in FID_NETWORKS else metric.replace("fid", "fd")
+
     def name(self, metric: str) -> str:
-        """ "gfid/adm/50k". FID is Inception's: with another network it is a Frechet distance, "gfd/..."."""
-        if self.network not in FID_NETWORKS:
-            metric = metric.replace("fid", "fd")
-        parts = [metric] if self.network is None else [metric, self.network]
+        """ "gfid/adm/50k": the metric, the network, how many samples."""
+        parts = [self.metric(metric)] + ([] if self.network is None else [self.network])
         if self.n is not None:
             thousands, rest = divmod(self.n, 1000)
             parts.append(f"{thousands}k" if thousands and not rest else str(self.n))
@@ -132,8 +137,9 @@ def result(
     metric: str, value: float, protocol: Protocol, seconds: float, images_per_second: float
 ) -> dict[str, Any]:
     """A result as a JSON object: its name, its protocol, and the published values of the same protocol."""
+    name, metric = protocol.name(metric), protocol.metric(metric)
     return {
-        "name": protocol.name(metric),
+        "name": name,
         "metric": metric,
         "value": value,
         "protocol": dataclasses.asdict(protocol),

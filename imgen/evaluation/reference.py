@@ -68,7 +68,10 @@ def read(path: str | Path) -> Reference:
 
 
 def write(path: str | Path, reference: Reference) -> None:
-    """Writes what there is, under the keys above. The file appears only when it is whole."""
+    """Writes what there is, under the keys above. The file appears only when it is whole.
+
+    Raises UserError where it cannot be written.
+    """
     arrays = {key: getattr(reference, key) for key in ("images", "network", "network_hash")}
     for gaussian, suffix in ((reference.pool, ""), (reference.spatial, "_s")):
         if gaussian is not None:
@@ -79,9 +82,13 @@ def write(path: str | Path, reference: Reference) -> None:
         arrays["features"] = np.asarray(reference.features, np.float32)
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with open(unfinished, "wb") as file:
-        np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})
-    os.replace(unfinished, path)
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error})") from error
 
 
 def _open(path: str | Path):

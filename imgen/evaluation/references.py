@@ -1,6 +1,7 @@
 """What samples are measured against: images that go through the network, or a file of their statistics or
 embeddings."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,20 +14,46 @@ from imgen.evaluation.feature_matrix import checked
 from imgen.evaluation.features import NEEDS, Extractor, Features
 from imgen.evaluation.image_sets import ImageSet, of_npz
 from imgen.evaluation.networks import FeatureNetwork
+from imgen.evaluation.records import FID_NETWORKS
 from imgen.evaluation.reference import Reference
 
-# Files and data sets that publications measure against, as records.json calls them.
-PUBLISHED = {
-    "VIRTUAL_imagenet256_labeled": "adm_imagenet256",
-    "adm_in256_stats": "adm_imagenet256",
-    "imagenet2012/validation at 256x256": "imagenet_val_256",
+# Files of statistics that publications measure against: as records.json calls them, and the network that they
+# are of, which they don't name themselves.
+PUBLISHED_FILES = {
+    "VIRTUAL_imagenet64_labeled": ("adm_imagenet64", "adm"),
+    "VIRTUAL_imagenet128_labeled": ("adm_imagenet128", "adm"),
+    "VIRTUAL_imagenet256_labeled": ("adm_imagenet256", "adm"),
+    "VIRTUAL_imagenet512": ("adm_imagenet512", "adm"),
+    "adm_in256_stats": ("adm_imagenet256", "adm"),
 }
+PUBLISHED_SETS = {"imagenet2012/validation at 256x256": "imagenet_val_256"}
+# What metrics of reconstructions are called by their reference, a run's own split or a published one.
+OF_RECONSTRUCTIONS = {
+    "eval": "val",
+    "imagenet_val_256": "val",
+    "train": "train",
+    "adm_imagenet256": "train",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceFeatures(Features):
+    """network: what looked at the images; None where a file of statistics doesn't tell."""
+
+    network: str | None = None
 
 
 def published_name(images: ImageSet) -> str:
     """What results call a reference of images."""
     height, width = images.size
-    return PUBLISHED.get(f"{images.name} at {width}x{height}", images.name)
+    return PUBLISHED_SETS.get(f"{images.name} at {width}x{height}", images.name)
+
+
+def reconstruction_name(metric: str, reference: str | None) -> str:
+    """ "fid" -> "rfid_val" or "rfid_train", two numbers that don't compare; "rfid" for other references, and
+    None for metrics without one."""
+    which = OF_RECONSTRUCTIONS.get(reference)
+    return f"r{metric}_{which}" if which else f"r{metric}"
 
 
 def reference_features(
@@ -35,7 +62,7 @@ def reference_features(
     needs: Iterable[str],
     extractor: Extractor,
     batch_size: int,
-) -> Features:
+) -> ReferenceFeatures:
     """Features of a reference, with its name as results call it.
 
     where: a file of statistics, or of embeddings where those are needed (.npy [N, D], as CMMD's authors
@@ -47,7 +74,7 @@ def reference_features(
     embeddings = "embeddings" in needs
     if where and embeddings and where.endswith(".npy"):
         found = read_embeddings(where, extractor.network)
-        return Features(Path(where).stem, len(found), embeddings=found)
+        return ReferenceFeatures(Path(where).stem, len(found), embeddings=found)
     statistics = where and not embeddings and where.endswith(".npz")
     if statistics and (path := Path(where).expanduser()).is_file():
         stored = reference.read(path)
@@ -55,7 +82,8 @@ def reference_features(
             return _of_file(path, stored, needs, extractor, batch_size)
     images = open_set()
     found = extractor(images, needs, batch_size, most_features=REFERENCE_FEATURES)
-    return Features(**{**vars(found), "name": published_name(images)})
+    named = {"name": published_name(images), "network": extractor.network.name}
+    return ReferenceFeatures(**{**vars(found), **named})
 
 
 def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
@@ -76,41 +104,63 @@ def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
     return found
 
 
-def check_reference(where: str, open_set: Callable[[], ImageSet], network: FeatureNetwork) -> None:
-    """Opens a reference and looks no further. Raises UserError for what `reference_features` would refuse
-    before it looks at images."""
-    if where.endswith(".npz") and (path := Path(where).expanduser()).is_file():
+def check_reference(
+    where: str | None,
+    open_set: Callable[[], ImageSet],
+    network: FeatureNetwork,
+    needs: Iterable[str] = (),
+) -> str:
+    """Opens a reference and looks no further: its name. Raises UserError for what `reference_features` would
+    refuse before it looks at images."""
+    needs = tuple(needs)
+    if where and where.endswith(".npy") and set(needs) <= {"embeddings"}:
+        if needs:
+            read_embeddings(where, network)
+        return Path(where).stem
+    statistics = where and "embeddings" not in needs and where.endswith(".npz")
+    if statistics and (path := Path(where).expanduser()).is_file():
         stored = reference.read(path)
         if stored.pool is not None:
-            return _check(path, stored, network)
-    open_set()
+            _check(path, stored, network, needs)
+            return _identity(path, stored)[0]
+    return published_name(open_set())
 
 
 def _of_file(
     path: Path, stored: Reference, needs: tuple[str, ...], extractor: Extractor, batch_size: int
-) -> Features:
+) -> ReferenceFeatures:
     network = extractor.network
-    _check(path, stored, network)
+    _check(path, stored, network, needs)
     found = {need: getattr(stored, need) for need in needs}
     if "features" in needs and stored.features is None and stored.has_images:
         images = of_npz(path)
         taken = extractor(images, ["features"], batch_size, most_features=REFERENCE_FEATURES)
         found["features"] = taken.features
-    if lacking := [need for need, value in found.items() if value is None]:
+    name, of = _identity(path, stored)
+    return ReferenceFeatures(name, stored.pool.count, **found, network=of)
+
+
+def _identity(path: Path, stored: Reference) -> tuple[str, str | None]:
+    """What results call a file of statistics, and the network that it is of; None where nothing tells, and
+    then its name is that of the file, which is no published one's."""
+    if stored.network:
+        return stored.images or path.stem, stored.network
+    return PUBLISHED_FILES.get(path.stem, (path.name, None))
+
+
+def _check(path: Path, stored: Reference, network: FeatureNetwork, needs: tuple[str, ...]) -> None:
+    """That the statistics are of this network, as far as the file tells (what doesn't tell is Inception's),
+    and all that is needed."""
+    of = _identity(path, stored)[1]
+    if of and of != network.name:
         raise UserError(
-            f"{path} holds no statistics of {', '.join(lacking)}: leave out the metrics that need them, give "
-            "images as the --reference, or write statistics anew with --write_reference"
+            f"{path} holds statistics of {of}, samples are looked at by {network.name}: give --features and "
+            f"weights of {of}, or another --reference"
         )
-    name = PUBLISHED.get(path.stem, stored.images or path.stem)
-    return Features(name, stored.pool.count, **found)
-
-
-def _check(path: Path, stored: Reference, network: FeatureNetwork) -> None:
-    """That the statistics are of this network, as far as the file tells."""
-    if stored.network and stored.network != network.name:
+    if of is None and network.name not in FID_NETWORKS:
         raise UserError(
-            f"{path} holds statistics of {stored.network}, samples are looked at by {network.name}: give "
-            f"--features {stored.network}, or another --reference"
+            f"{path} names no network, so its statistics are taken for Inception's and samples are looked at "
+            f"by {network.name}: write statistics of it with --write_reference"
         )
     if stored.network_hash and stored.network_hash != network.hash:
         raise UserError(
@@ -125,6 +175,13 @@ def _check(path: Path, stored: Reference, network: FeatureNetwork) -> None:
                 f"{path}: its {need} statistics have {len(gaussian.mean)} features, {network.name} gives "
                 f"{width}: they are of another network"
             )
+    there = {need for need in needs if getattr(stored, need) is not None}
+    there |= {"features"} if stored.has_images else set()
+    if lacking := [need for need in needs if need not in there]:
+        raise UserError(
+            f"{path} holds no statistics of {', '.join(lacking)}: leave out the metrics that need them, give "
+            "images as the --reference, or write statistics anew with --write_reference"
+        )
 
 
 def stored(features: Features, network: FeatureNetwork) -> Reference:

@@ -10,17 +10,20 @@ The file holds one record an image (`imgen.evaluation.detections` says in which 
            label 0 or 1 for the prompt's objects. Or the official results: `classes` and `sra`.
   t2i_compbench_spatial
            `obj1`, `obj2`, `labels`, `boxes`, `scores` in the detector's order, `locality` or `prompt`.
-Boxes are [x0, y0, x1, y1] in pixels.
+Boxes are [x0, y0, x1, y1] in pixels. A record may name its `detector`, or --detector does for all. Only the
+benchmark's own detector gives the benchmark's score: of another, and where none is named, the scores are
+called "geneval_like" and compare with nothing published.
 """
 
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 from imgen.errors import UserError
-from imgen.evaluation import geneval, t2i_compbench, visor
+from imgen.evaluation import geneval, records, t2i_compbench, visor
 from imgen.evaluation.detections import (
     Detection,
     Record,
@@ -30,47 +33,104 @@ from imgen.evaluation.detections import (
     known,
     read_records,
 )
+from imgen.evaluation.records import Protocol
 
 log = logging.getLogger("imgen.evaluate")
 # The official GenEval script's options; NMS_THRESHOLD is its name of max_overlap inside.
 OPTIONS = ("threshold", "counting_threshold", "max_objects", "max_overlap", "position_threshold")
+# The detectors (and colour classifier) of the published scores, as records.json calls them.
+OFFICIAL = {
+    "geneval": "mask2former_swin_s+clip_vit_l14",
+    "visor": "owlvit_base_32",
+    "t2i_compbench_spatial": "unidet_rs200",
+}
 OPTION_NAMES = {name: name for name in OPTIONS} | {"nms_threshold": "max_overlap"}
 
 
-def main(metrics: str | None, path: str) -> None:
+def main(metrics: str | None, path: str, detector: str | None = None) -> None:
     """Prints the scores of a file as one JSON object and writes it beside the file.
 
     FILE.jsonl (or .json) with metric geneval gives FILE.geneval.json. Raises UserError.
     """
-    text = json.dumps(replay(metrics, path), indent=2)
+    text = json.dumps(replay(metrics, path, detector), indent=2)
+    print(text, flush=True)
     name = Path(path).name.removesuffix(".jsonl").removesuffix(".json")
     report = Path(path).with_name(f"{name}.{metrics}.json")
     try:
         report.write_text(text + "\n")
     except OSError as error:
         log.warning("cannot write %s (%s); the scores are only printed", report, error.strerror)
-    print(text)
 
 
-def replay(metric: str | None, path: str | Path) -> dict[str, Any]:
-    """{"detections": path, metric: scores} of the images of a file. Raises UserError."""
+def replay(metric: str | None, path: str | Path, detector: str | None = None) -> dict[str, Any]:
+    """Scores of the images of a file: {"detections": path, "detector", metric: all scores, "results": those
+    that are published, as records by name}. metric: "geneval_like" of another detector than the official one.
+
+    Raises UserError.
+    """
     if metric not in METRICS:
         raise UserError(
             f"--detections takes one of --metrics {', '.join(METRICS)}, got {metric!r}; name one"
         )
-    return {"detections": str(path), metric: METRICS[metric](read_records(path))}
+    began, stored = time.monotonic(), read_records(path)
+    detector = _detector(stored, detector)
+    scores, reference, values = METRICS[metric](stored)
+    seconds = time.monotonic() - began
+    like = "" if detector == OFFICIAL[metric] else "_like"
+    protocol = Protocol(
+        network=detector or "unknown", resize="none", reference=reference, n=scores["images"]
+    )
+    found = [
+        records.result(
+            name.replace("/", f"{like}/", 1), value, protocol, seconds, len(stored) / seconds
+        )
+        for name, value in values.items()
+    ]
+    return {
+        "detections": str(path),
+        "detector": detector,
+        metric + like: scores,
+        "results": {result["name"]: result for result in found},
+    }
 
 
-def geneval_scores(records: list[Record]) -> dict[str, Any]:
+def _detector(stored: list[Record], asked: str | None) -> str | None:
+    """The one that the user or the records name. Raises UserError where they disagree."""
+    for record in stored:
+        name = (
+            field(record.fields, "detector", str, record.where)
+            if "detector" in record.fields
+            else asked
+        )
+        if asked is None:
+            asked = name
+        if name != asked:
+            raise UserError(
+                f"{record.where}: detector is {name!r}, not {asked!r}: score each detector's file by itself"
+            )
+    return asked
+
+
+Scores = tuple[
+    dict[str, Any], str | None, dict[str, float]
+]  # all, the reference, those with records
+
+
+def geneval_scores(stored: list[Record]) -> Scores:
     judged, options = [], []
-    for record in records:
+    for record in stored:
         metadata = geneval_metadata(record)
         judged.append((metadata, geneval_correct(record, metadata)))
         options.append(json.dumps(record.fields.get("options", {})))
     scores = geneval.summarize(judged)
+    official = scores["complete"] and geneval.are_official(metadata for metadata, _ in judged)
     if set(options) != {"{}"}:
         scores["options"] = [json.loads(text) for text in dict.fromkeys(options)]
-    return _noted(scores, f"{geneval.PROMPTS} prompts with {geneval.IMAGES_PER_PROMPT} images each")
+        official = False
+    _note(scores, f"{geneval.PROMPTS} prompts with {geneval.IMAGES_PER_PROMPT} images each")
+    values = {f"geneval/{task}": value for task, value in scores["tasks"].items()}
+    values["geneval/overall"] = scores["overall"]
+    return scores, "geneval_553" if official else None, values
 
 
 def geneval_metadata(record: Record) -> dict[str, Any]:
@@ -157,9 +217,9 @@ def geneval_options(record: Record) -> dict[str, float]:
     return given
 
 
-def visor_scores(records: list[Record]) -> dict[str, Any]:
+def visor_scores(stored: list[Record]) -> Scores:
     judged, seen = [], {}
-    for record in records:
+    for record in stored:
         prompt = visor_prompt(record)
         sample = Path(record.image).stem
         if sample in seen:
@@ -173,7 +233,9 @@ def visor_scores(records: list[Record]) -> dict[str, Any]:
             found = _official_visor_record(record, prompt)
         judged.append((prompt, found["classes"], found["sra"]))
     scores = visor.summarize(judged)
-    return _noted(scores, f"{visor.PROMPTS} prompts with {visor.IMAGES_PER_PROMPT} images each")
+    _note(scores, f"{visor.PROMPTS} prompts with {visor.IMAGES_PER_PROMPT} images each")
+    values = {f"visor/{k}": v for k, v in scores.items() if k == "OA" or k.startswith("VISOR_")}
+    return scores, "sr2d_25280" if scores["complete"] else None, values
 
 
 def visor_prompt(record: Record) -> visor.Prompt:
@@ -220,9 +282,11 @@ def _official_visor_record(record: Record, prompt: visor.Prompt) -> dict[str, An
     return {"classes": record.fields["classes"], "sra": record.fields["sra"]}
 
 
-def t2i_compbench_scores(records: list[Record]) -> dict[str, Any]:
-    scores = [t2i_compbench.image_score(**t2i_compbench_image(record)) for record in records]
-    return {"score": sum(scores) / len(scores), "images": len(scores)}
+def t2i_compbench_scores(stored: list[Record]) -> Scores:
+    """Which prompts are the benchmark's is not known here, so that nothing is compared."""
+    scores = [t2i_compbench.image_score(**t2i_compbench_image(record)) for record in stored]
+    mean = sum(scores) / len(scores)
+    return {"score": mean, "images": len(scores)}, None, {"t2i_compbench/spatial": mean}
 
 
 def t2i_compbench_image(record: Record) -> dict[str, Any]:
@@ -260,13 +324,12 @@ def _box_and_score(found: dict[str, Any], where: str) -> tuple[tuple[float, ...]
     return detection_box(found["box"], where), detection_score(found["score"], where)
 
 
-def _noted(scores: dict[str, Any], whole: str) -> dict[str, Any]:
+def _note(scores: dict[str, Any], whole: str) -> None:
     if not scores["complete"]:
         log.warning(
             "%d images of %d prompts are not the benchmark's %s: not comparable with published scores",
             scores["images"], scores["prompts"], whole,
         )  # fmt: skip
-    return scores
 
 
 METRICS = {

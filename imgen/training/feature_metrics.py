@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from imgen.errors import UserError
 from imgen.evaluation import reference
 from imgen.evaluation.distances import (
     DISTANCES,
+    OF_RECONSTRUCTIONS,
+    Distance,
     check_metrics,
     needs_of_reference,
     needs_of_samples,
@@ -30,7 +32,12 @@ from imgen.evaluation.feature_networks import load_network
 from imgen.evaluation.features import NEEDS, Extractor, Features
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.records import Protocol
-from imgen.evaluation.references import check_reference, reference_features, stored
+from imgen.evaluation.references import (
+    check_reference,
+    reconstruction_name,
+    reference_features,
+    stored,
+)
 from imgen.training.evaluator import Evaluator, Poll
 from imgen.training.generator_task import GeneratorTask, averaged
 from imgen.training.image_progress import with_progress
@@ -51,7 +58,7 @@ class FeatureMetrics:
     are called where it is another name. open_images, reference, reference_num: what they are measured
     against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
     batch_size: of each device. group: the config's, for errors. kept: the folder of what is known of
-    references.
+    references. distances: the metrics by their names.
     """
 
     make: Callable[[State, NamedSharding], ImageSet]
@@ -65,6 +72,7 @@ class FeatureMetrics:
     reference: str = "eval"
     reference_num: int | None = None
     batch_size: int = 32
+    distances: Mapping[str, Distance] = dataclasses.field(default_factory=lambda: DISTANCES)
 
     def __post_init__(self):
         check_metrics(self.metrics, DISTANCES, f"{self.group}.metrics")
@@ -93,7 +101,7 @@ class FeatureMetrics:
         protocol, values = Protocol(network=self._network.name, n=found.num), {}
         with _said_once(self._warned):
             for metric in self.metrics:
-                for name, value in DISTANCES[metric].measure(found, self._against).items():
+                for name, value in self.distances[metric].measure(found, self._against).items():
                     values[protocol.name(self.names.get(name, name))] = value
         return values
 
@@ -181,9 +189,15 @@ def of_reconstructions(
     def make(state: State, sharding: NamedSharding) -> ImageSet:
         return reconstructed(open_images("eval", num), reconstruct, averaged(state), sharding)
 
-    names = {name: "r" + name for distance in DISTANCES.values() for name in distance.names}
+    against = how.get("reference", "eval")
+    names = {
+        name: reconstruction_name(name, against if distance.reference else None)
+        for distance in OF_RECONSTRUCTIONS.values()
+        for name in distance.names
+    }
     where = "train.tokenizer.sample_eval"
     given = dict(make=make, names=names, open_images=open_images, group=where, kept=kept)
+    given["distances"] = OF_RECONSTRUCTIONS
     how = {"reference_num": num, **how}
     return _evaluator(construct(FeatureMetrics, how, where, **given), every)
 

@@ -1,5 +1,6 @@
 """imgen.convert: Inception there and back, and one clear line for every kind of file that is not right."""
 
+import logging
 import sys
 import zipfile
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from imgen import cli, convert, weights
+from imgen import cli, convert, paths, weights
 from imgen.errors import UserError
 from imgen.evaluation import networks
 from imgen.evaluation.inception import abstract_params
+from imgen.evaluation.records import Protocol
 from imgen.interop import clip, inception, tokenizers
 from imgen.interop.system import by_table
 from imgen.interop.table import LINEAR, Row, to_official
@@ -61,13 +63,31 @@ def test_inception_there_and_back(capsys, tmp_path, published):
     assert status == 0 and "hash cannot be checked" in out
     written = tmp_path / "inception.safetensors"
     loaded = networks.inception("adm", written)
-    assert (loaded.name, loaded.hash) == ("adm", weights.fingerprint(params))
+    # Nothing tells that these are the published weights.
+    assert (loaded.name, loaded.hash) == ("adm_other_weights", weights.fingerprint(params))
+    assert Protocol(network=loaded.name).name("gfid") == "gfd/adm_other_weights"
     assert run(capsys, written, tmp_path, "--back", system="inception")[0] == 0
     back = load_file(tmp_path / "inception_official.safetensors")
     assert back.keys() == state.keys()
     assert all(np.array_equal(back[key], value) for key, value in state.items())
     with pytest.raises(UserError, match="not inception in our layout; .* --system inception"):
         networks.inception("adm", tmp_path / "inception_official.safetensors")
+
+
+@pytest.mark.parametrize("dialect", ["adm", "pytorch_fid"])
+def test_inception_has_fids_name_with_the_published_weights_only(
+    tmp_path, published, caplog, monkeypatch, dialect
+):
+    monkeypatch.setattr(logging.getLogger("imgen"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("imgen"), "handlers", [])
+    params = paths.flatten(published[0])
+    for number, sha256 in enumerate(["6726825d0af5f729", "f29bea5d", None]):
+        about = {} if sha256 is None else {"source_sha256": sha256}
+        weights.write(tmp_path / "a.safetensors", params, about)
+        loaded = networks.inception(dialect, tmp_path / "a.safetensors")
+        assert loaded.name == dialect + ("_other_weights" if number else "")
+        assert len(caplog.records) == number
+    assert "no FID" in caplog.text
 
 
 def test_other_networks_are_not_taken_for_inception(published):

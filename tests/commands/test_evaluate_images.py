@@ -1,6 +1,7 @@
 """imgen.evaluate on files of images: CMMD, CLIPScore and LPIPS with random weights, and what records tell."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 
 from imgen import cli, evaluate
 from imgen.conditioning import clip_bpe
+from imgen.evaluation import sample_files
 from imgen.evaluation.clip_embed import embed_images, embed_texts
 from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.cmmd import cmmd
@@ -47,7 +49,7 @@ def unlike(num):
 def run(capsys, root, *arguments):
     """Exit status, results by name, and standard error. A word of `root`'s files becomes its path."""
     argv = [f"{root / word}" if (root / word).exists() else word for word in arguments]
-    status = cli.run(lambda: evaluate.main([*argv, "--batch_size", "1"]))
+    status = cli.run(lambda: evaluate.main([*argv, "--batch_size", "1"]), log_to=sys.stderr)
     out, err = capsys.readouterr()
     return status, json.loads(out)["results"] if status == 0 else None, err.strip()
 
@@ -162,3 +164,82 @@ def test_what_clips_metrics_lack_is_one_line(files, capsys, arguments, words):
     (files / "few.txt").write_text("a\nb\n")
     status, _, err = run(capsys, files, "--samples", "a.npz", *arguments)
     assert status == 2 and len(err.splitlines()) == 1 and all(w in err for w in words), err
+
+
+FD = ["--features", "fd_cifar", "--features_weights", "fd.safetensors"]
+
+
+def test_mistakes_show_before_anything_is_measured(files, tmp_path, capsys, monkeypatch):
+    def measured(*_, **__):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr("imgen.evaluation.features.Extractor.__call__", measured)
+    monkeypatch.setattr("imgen.distribution.pair_means", measured)
+    np.savez(tmp_path / "unread.npz", arr_0=np.zeros(3))
+    (tmp_path / "statistics.npz").mkdir()
+    by_clip = ["--clip_weights", "clip"]
+    against = ["--reference", "b.npz"]
+    for metrics, more, words in (
+        ("fid,psnr", ["--reference", "folder"], ["20 images", "12"]),
+        ("fid,lpips", [*against, "--lpips_weights", "clip/model.safetensors"], ["LPIPS", "vgg"]),
+        ("fid,sfid", against, ["fd_cifar gives no spatial"]),
+        ("cmmd,fid", [*by_clip, "--reference", "unread.npz"], ["unread.npz", "not uint8"]),
+        ("fid,clipscore", [*by_clip, *against, "--prompts", "none"], ["--prompts none"]),
+        ("fid", [*against, "--write_reference", "none/a.npz"], ["--write_reference", "none/a.npz"]),
+        ("fid", [*against, "--write_reference", "statistics.npz"], ["it is a folder"]),
+    ):
+        more = [f"{tmp_path / a}" if (tmp_path / a).exists() else a for a in more]
+        status, _, err = run(capsys, files, "--samples", "a.npz", "--metrics", metrics, *FD, *more)
+        assert status == 2 and len(err.splitlines()) == 1 and all(w in err for w in words), err
+
+
+def test_results_are_added_to_those_of_before_and_printed_if_they_cannot_be_stored(
+    files, tmp_path, capsys
+):
+    np.savez(tmp_path / "a.npz", pictures(20, size=32))
+    common = ["--samples", f"{tmp_path / 'a.npz'}", *FD, "--reference", "b.npz"]
+    stored = tmp_path / "a.evaluation.json"
+    for metrics, count in (("fid", 1), ("is,psnr", 3), ("fid", 3)):
+        assert run(capsys, files, *common, "--metrics", metrics)[0] == 0
+        assert len(json.loads(stored.read_text())["results"]) == count
+    stored.write_text("{")
+    status, found, err = run(capsys, files, *common, "--metrics", "psnr")
+    assert status == 0 and "not readable JSON" in err
+    assert json.loads(stored.read_text())["results"] == found
+    stored.unlink()
+    stored.mkdir()
+    status, found, err = run(capsys, files, *common, "--metrics", "psnr")
+    assert status == 0 and found and "only be printed" in err
+
+
+def test_protocols_know_the_samples_and_is_does_not_depend_on_other_metrics(
+    files, tmp_path, capsys
+):
+    drawn = sample_files.drawn(
+        {"class_balance": "random", "guidance": "cfg", "steps": 7}, {"seed": 3}
+    )
+    path = tmp_path / "drawn.npz"
+    np.savez(path, pictures(20, size=32), **{sample_files.KEY: drawn})
+    common = ["--samples", f"{path}", *FD]
+    found = run(capsys, files, *common, "--metrics", "is,fid,kid", "--reference", "b.npz")[1]
+    of_is, of_fid = found["is/fd_cifar/20"], found["gfd/fd_cifar/20"]
+    assert of_fid["protocol"]["size"] == 32 and of_fid["protocol"]["steps"] == 7
+    assert of_fid["protocol"]["guidance"] == "cfg" and of_fid["settings"]["seed"] == 3
+    assert of_is["settings"]["splits"] == 1 and of_is["settings"]["split_size"] == 5000
+    more = ["--reference", "b.npz"]
+    assert (
+        run(capsys, files, *common, "--metrics", "is", *more)[1]["is/fd_cifar/20"]["protocol"]
+        == (of_is["protocol"])
+    )
+    unknown = run(capsys, files, "--samples", "a.npz", *FD, "--metrics", "is")[1]["is/fd_cifar/20"]
+    assert unknown["protocol"]["guidance"] is unknown["protocol"]["reference"] is None
+    assert unknown["value"] == of_is["value"]
+    smaller = run(
+        capsys, files, *common, "--metrics", "fid,psnr", *more, "--resize_to", "16"
+    )  # of other images than the originals, in size too
+    assert smaller[0] == 2 and "(16, 16)" in smaller[2]
+    [smaller] = run(capsys, files, *common, "--metrics", "fid", *more, "--resize_to", "16")[
+        1
+    ].values()
+    assert smaller["protocol"]["resize"].startswith("torch_bicubic_16+")
+    assert smaller["protocol"]["size"] == 32 and smaller["value"] != of_fid["value"]

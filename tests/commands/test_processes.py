@@ -90,7 +90,7 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
         seconds = {"seconds": one[metric]["seconds"]}
         assert two[metric] | seconds == pytest.approx(one[metric], rel=1e-6), metric
     two, one = two["results"], one["results"]
-    assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd/fd_cifar/21", "psnr/21"}
+    assert two.keys() == one.keys() >= {"gfd/fd_cifar/21", "rfd_val/fd_cifar/21", "psnr/21"}
     assert "cmmd/clip_w64_d2_p4_8/21" in one
     for name in one:
         assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-6), name

@@ -114,11 +114,11 @@ def test_measures_while_training_are_those_of_the_command_on_the_kept_checkpoint
         assert found["gfd/fd_cifar/40"] == pytest.approx(value, rel=1e-4)
         assert found.keys() == {"gfd/fd_cifar/40", "is/fd_cifar/40"}
     of_tokenizer = [
-        r for r in read_metrics(trained / "metrics.jsonl") if "val/rfd/fd_cifar/40" in r
+        r for r in read_metrics(trained / "metrics.jsonl") if "val/rfd_val/fd_cifar/40" in r
     ]
     found = measured("--workdir", f"{trained}", "--num", "40", "--metrics", "rfid,psnr,ssim")
-    assert found["rfd/fd_cifar/40"] == pytest.approx(
-        of_tokenizer[-1]["val/rfd/fd_cifar/40"], rel=1e-4
+    assert found["rfd_val/fd_cifar/40"] == pytest.approx(
+        of_tokenizer[-1]["val/rfd_val/fd_cifar/40"], rel=1e-4
     )
     assert 0 < found["psnr/40"] < 40 and -1 < found["ssim_gauss11/40"] < 1
 

@@ -99,9 +99,10 @@ def test_statistics_are_written_once_and_read_again(tmp_path):
     # ADM's files: statistics of all images, some of which are in the file for precision and recall.
     adm = tmp_path / "VIRTUAL_imagenet256_labeled.npz"
     np.savez(adm, pixels, mu=fresh.pool.mean, sigma=2 * fresh.pool.covariance)
-    both = found(str(adm), ("pool", "features"))
+    run = extractor(name="adm")
+    both = found(str(adm), ("pool", "features"), run)
     assert both.name == "adm_imagenet256" and both.num is None
     np.testing.assert_allclose(both.pool.covariance, 2 * fresh.pool.covariance)
     np.testing.assert_allclose(both.features, fresh.features, rtol=1e-6)
     with pytest.raises(UserError, match="no statistics of spatial"):
-        found(str(adm), ("spatial",))
+        found(str(adm), ("spatial",), run)

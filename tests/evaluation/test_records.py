@@ -11,7 +11,7 @@ from imgen.evaluation.records import Protocol
 
 OURS = Protocol(
     network="adm", resize="tf1_bilinear", reference="adm_imagenet256", n=50_000,
-    class_balance="random", dtype="float32", guidance="cfg", steps=256,
+    size=256, class_balance="random", dtype="float32", guidance="cfg", steps=256,
 )  # fmt: skip
 
 
@@ -53,6 +53,9 @@ def test_only_equal_protocols_compare():
     assert "DiT-XL/2" in models("gfid", steps=250) and "DiT-XL/2" not in found
     assert models("gfid", n=10_000) == models("gfid", guidance="none") == []
     assert models("gfid", reference="imagenet_val_256") == []
+    larger = dict(size=384, steps=576)
+    assert models("gfid", size=64) == models("gfid", size=None) == models("gfid", **larger) == []
+    assert models("gfid", **larger, resize="torch_bicubic_256+tf1_bilinear")[0].endswith("(384)")
     assert "RAE DiT-DH-XL" not in models("gfid", guidance=None, steps=None)  # network unknown
     assert models("fid") == []
     unstated = dict((r.model, u) for r, u in records.comparable("gfid", OURS))
@@ -68,6 +71,14 @@ def test_names_carry_the_protocol_and_only_inception_gives_an_fid():
     other = Protocol(network="random_inception", n=1000)
     assert other.name("gfid") == "gfd/random_inception/1k"
     assert other.name("rfid_val") == "rfd_val/random_inception/1k"
+
+
+def test_no_word_of_a_result_of_another_network_is_fid():
+    other = dataclasses.replace(OURS, network="random_inception")
+    assert "fid" in json.dumps(records.result("gfid", 5.5, OURS, 1, 1))
+    for metric in ("gfid", "sfid", "rfid_val", "rsfid"):
+        text = json.dumps(records.result(metric, 5.5, other, 1, 1))
+        assert "fid" not in text.lower() and "fd" in text
 
 
 def test_a_result_is_json_with_its_protocol():

@@ -1,12 +1,16 @@
 """`imgen.evaluate --detections`: scores of stored detections, and what can be wrong with a file."""
 
 import copy
+import hashlib
 import json
 import sys
 
 import pytest
 
 from imgen import cli, evaluate
+from imgen.errors import UserError
+from imgen.evaluation import geneval, replay
+from imgen.evaluation.records import Protocol, comparable
 
 DOG = {"cls": "dog", "box": [10, 10, 60, 60], "score": 0.95, "color": "blue"}
 SINGLE = {
@@ -38,6 +42,8 @@ SPATIAL = {
     "prompt": "a dog on the left of a cat", "obj1": "dog", "obj2": "cat", "labels": ["cat", "dog"],
     "boxes": [[100, 0, 110, 10], [0, 0, 10, 10]], "scores": [0.6, 0.8],
 }  # fmt: skip
+# Of SINGLE alone, as geneval.PROMPTS_SHA256.
+PROMPT_OF_A_DOG = hashlib.sha256(json.dumps(SINGLE, sort_keys=True).encode()).hexdigest()
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_geneval_from_lines_in_three_layouts(run, tmp_path):
         {"metadata": json.dumps(COLORS), "detections": []},
         official,
     )
-    status, printed, err = run("geneval", path)
+    status, printed, err = run("geneval", path, "--detector", replay.OFFICIAL["geneval"])
     assert status == 0 and "not comparable" in err
     scores = printed["geneval"]
     assert scores["tasks"] == {"single_object": 1.0, "colors": 0.5, "position": 1.0}
@@ -77,13 +83,41 @@ def test_geneval_from_lines_in_three_layouts(run, tmp_path):
     assert json.loads((tmp_path / "found.geneval.json").read_text()) == printed
 
 
+def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatch):
+    monkeypatch.setattr(geneval, "PROMPTS", 1)
+    monkeypatch.setattr(geneval, "PROMPTS_SHA256", PROMPT_OF_A_DOG)
+    found = {"metadata": SINGLE, "detections": [DOG], "detector": replay.OFFICIAL["geneval"]}
+    path = lines(tmp_path / "a.jsonl", *4 * [found])
+    result = replay.replay("geneval", path)["results"][
+        "geneval/overall/mask2former_swin_s+clip_vit_l14/4"
+    ]
+    assert result["protocol"]["reference"] == "geneval_553" and result["value"] == 1
+    official = Protocol(**result["protocol"] | {"n": 2212})
+    assert {r.model for r, _ in comparable("geneval/overall", official)} > {"SDXL", "NAR-XL"}
+    for change in ({"options": {"threshold": 0.3}}, {"metadata": {**SINGLE, "prompt": "a dog"}}):
+        path = lines(tmp_path / "a.jsonl", *4 * [{**found, **change}])
+        for result in replay.replay("geneval", path)["results"].values():
+            assert result["protocol"]["reference"] is None and not result["published"]
+    for name in ("hf_owlv2", None):
+        other = {k: v for k, v in found.items() if k != "detector"}
+        printed = replay.replay("geneval", lines(tmp_path / "a.jsonl", *4 * [other]), name)
+        assert "geneval" not in printed and printed["detector"] == name
+        names = {name for name in printed["results"]} | {
+            r["metric"] for r in printed["results"].values()
+        }
+        assert all(name.startswith("geneval_like/") for name in names)
+        assert not any(r["published"] for r in printed["results"].values())
+    with pytest.raises(UserError, match="line 1: detector is 'mask2former.*, not 'hf_owlv2'"):
+        replay.replay("geneval", lines(tmp_path / "a.jsonl", found), "hf_owlv2")
+
+
 def test_options_are_those_of_the_record_and_are_reported(run, tmp_path):
     record = {"metadata": SINGLE, "detections": [dict(DOG, score=0.5)]}
     path = tmp_path / "found.json"
     path.write_text(json.dumps({"cases": [record, {**record, "options": {"threshold": 0.6}}]}))
     _, printed, _ = run("geneval", path)
-    assert printed["geneval"]["counts"] == {"single_object": [1, 2]}
-    assert printed["geneval"]["options"] == [{}, {"threshold": 0.6}]
+    assert printed["geneval_like"]["counts"] == {"single_object": [1, 2]}
+    assert printed["geneval_like"]["options"] == [{}, {"threshold": 0.6}]
 
 
 def test_visor_from_a_map_from_lines_and_from_official_results(run, tmp_path):
@@ -92,17 +126,19 @@ def test_visor_from_a_map_from_lines_and_from_official_results(run, tmp_path):
     path = tmp_path / "results_model_0.1.json"
     path.write_text(json.dumps({"0_0": PAIR, "0_1": wrong}))
     status, of_map, _ = run("visor", path)
-    assert status == 0 and of_map["visor"]["VISOR_uncond"] == 50
-    assert of_map["visor"]["VISOR_1"] == 100 and of_map["visor"]["VISOR_2"] == 0
+    assert status == 0 and of_map["visor_like"]["VISOR_uncond"] == 50
+    assert of_map["visor_like"]["VISOR_1"] == 100 and of_map["visor_like"]["VISOR_2"] == 0
     assert (tmp_path / "results_model_0.1.visor.json").exists()
 
     named = [{**PAIR, "filename": "images/0_0.png"}, {**wrong, "filename": "images/0_1.png"}]
-    assert run("visor", lines(tmp_path / "a.jsonl", *named))[1]["visor"] == of_map["visor"]
+    assert (
+        run("visor", lines(tmp_path / "a.jsonl", *named))[1]["visor_like"] == of_map["visor_like"]
+    )
 
     both = {"classes": ["person", "bicycle"], "centroid": [[5, 5], [25, 5]], "recall": 2}
     official = {"0_0": {**both, "sra": 1}, "0_1": {**both, "sra": 0}}
     (tmp_path / "o.json").write_text(json.dumps(official))
-    assert run("visor", tmp_path / "o.json")[1]["visor"] == of_map["visor"]
+    assert run("visor", tmp_path / "o.json")[1]["visor_like"] == of_map["visor_like"]
 
 
 def test_t2i_compbench(run, tmp_path):
@@ -110,7 +146,7 @@ def test_t2i_compbench(run, tmp_path):
     path = lines(tmp_path / "found.jsonl", SPATIAL, there)
     status, printed, _ = run("t2i_compbench_spatial", path)
     assert status == 0
-    assert printed["t2i_compbench_spatial"] == {"score": pytest.approx(0.425), "images": 2}
+    assert printed["t2i_compbench_spatial_like"] == {"score": pytest.approx(0.425), "images": 2}
 
 
 def test_scores_are_printed_even_if_they_cannot_be_stored(run, tmp_path):

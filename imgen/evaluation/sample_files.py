@@ -1,0 +1,31 @@
+"""What a file of samples says of how they were drawn: `protocol` in the .npz that imgen.sample writes.
+
+A JSON string array of {"protocol": fields of `records.Protocol`, "settings": more}.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KEY = "protocol"
+FIELDS = {"class_balance": str, "guidance": str, "steps": int}
+
+
+def drawn(protocol: dict[str, Any], settings: dict[str, Any]) -> np.ndarray:
+    """The array to be written under KEY. protocol: FIELDS, None where unknown."""
+    return np.array(json.dumps({"protocol": protocol, "settings": settings}))
+
+
+def drawn_by(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(fields of the protocol, settings) of a file of samples; both empty where it doesn't tell."""
+    try:
+        with np.load(Path(path).expanduser(), allow_pickle=False) as arrays:
+            found = json.loads(str(arrays[KEY])) if KEY in arrays.files else {}
+        protocol, settings = found.get("protocol", {}), found.get("settings", {})
+        known = {k: protocol[k] for k, kind in FIELDS.items() if type(protocol.get(k)) is kind}
+        return known, dict(settings)
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile):
+        return {}, {}  # of another program

@@ -1,0 +1,52 @@
+"""Means over pairs of images, and the two trunks of LPIPS by the weights that are given."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from imgen.errors import UserError
+from imgen.evaluation.pairs import pair_means
+from imgen.evaluation.reconstruction import psnr
+from imgen.interop import lpips as interop
+from imgen.interop.table import to_official
+from imgen.tokenizers import lpips
+from imgen.training.sharding import batch_sharding, make_mesh
+from tests.evaluation.toy_network import images_of, pictures
+
+
+def sharding(devices=8):
+    return batch_sharding(make_mesh(devices=jax.devices()[:devices]))
+
+
+def test_means_are_of_all_pairs_on_any_devices_and_identical_ones_are_counted():
+    first, second = pictures(21, size=8), pictures(21, size=8, seed=1)
+    second[[3, 20]] = first[[3, 20]]
+    expected = np.asarray(psnr(first / 255.0, second / 255.0), np.float64).mean()
+    for devices, batch_size in ((8, 8), (1, 5)):
+        sets = images_of(first), images_of(second)
+        means, same = pair_means(*sets, ["psnr"], batch_size, sharding(devices))
+        assert same == 2 and means["psnr"] == pytest.approx(expected, rel=1e-6)
+        assert means.keys() == {"psnr"}
+
+
+def test_the_trunk_is_that_of_the_weights(tmp_path):
+    rng = np.random.default_rng(0)
+    pair = [pictures(2, size=64, seed=seed) for seed in (0, 1)]
+    for name, trunk in lpips.TRUNKS.items():
+        params = jax.tree.map(
+            lambda x: 0.03 * np.abs(rng.standard_normal(x.shape, np.float32)),
+            lpips.abstract_params(trunk=trunk),
+        )
+        save_file(to_official(interop.rows(trunk), params), tmp_path / "a.safetensors")
+        found = interop.load_any(tmp_path / "a.safetensors")
+        assert found[0] == name
+        if name == "alex":  # VGG's distance is measured by a test of the command
+            sets = map(images_of, pair)
+            means, _ = pair_means(*sets, ["lpips"], 8, sharding(), found)
+            scaled = (images / 127.5 - 1 for images in pair)
+            expected = jax.jit(lpips.lpips, static_argnums=3)(params, *scaled, trunk).mean()
+            assert means == {"lpips_alex": pytest.approx(float(expected), rel=1e-4)}
+    save_file({"features.0.bias": np.zeros(64, np.float32)}, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match=r"no weights of LPIPS: give .*vgg16.*alexnet.*vgg\.pth"):
+        interop.load_any(tmp_path / "b.safetensors")

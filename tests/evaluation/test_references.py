@@ -1,0 +1,67 @@
+"""Which statistics of other programs a network takes, and what they are called."""
+
+import jax
+import numpy as np
+import pytest
+
+from imgen.errors import UserError
+from imgen.evaluation.features import Extractor
+from imgen.evaluation.moments import gaussian
+from imgen.evaluation.references import check_reference, reconstruction_name, reference_features
+from imgen.training.sharding import batch_sharding, make_mesh
+from tests.evaluation.toy_network import toy_network
+
+
+@pytest.fixture
+def found(tmp_path):
+    """(file's stem, name of the looking network, further arrays) -> the reference."""
+    pool = gaussian(np.random.default_rng(0).standard_normal((50, 6)))
+
+    def found(stem, looking, **more):
+        path = tmp_path / f"{stem}.npz"
+        np.savez(path, mu=pool.mean, sigma=pool.covariance, **more)
+        sharding = batch_sharding(make_mesh(devices=jax.devices()[:1]))
+        extractor = Extractor(toy_network(name=looking), sharding)
+        return reference_features(str(path), None, ["pool"], extractor, 8)
+
+    return found
+
+
+def test_published_statistics_are_of_one_network_only(found):
+    for stem in ("VIRTUAL_imagenet256_labeled", "adm_in256_stats"):
+        reference = found(stem, "adm")
+        assert (reference.name, reference.network) == ("adm_imagenet256", "adm")
+        for other in ("random_inception", "adm_other_weights", "pytorch_fid"):
+            with pytest.raises(UserError, match=f"{stem}.npz holds statistics of adm, .* {other}"):
+                found(stem, other)
+
+
+def test_statistics_of_an_unknown_network_are_inceptions_and_have_no_published_name(found):
+    for network in ("adm", "pytorch_fid"):
+        reference = found("adm_imagenet256", network)  # a user's file, by chance
+        assert (reference.name, reference.network) == ("adm_imagenet256.npz", None)
+    with pytest.raises(UserError, match="names no network, .* looked at by toy: write"):
+        found("mine", "toy")
+
+
+def test_what_a_file_says_of_itself_goes_before_its_name(found):
+    mine = {"network": "toy", "images": "reals"}
+    assert found("adm_in256_stats", "toy", **mine).name == "reals"
+    with pytest.raises(UserError, match="statistics of toy"):
+        found("adm_in256_stats", "adm", **mine)
+
+
+def test_metrics_of_reconstructions_name_their_reference_where_it_is_known():
+    for reference, which in (
+        ("eval", "_val"),
+        ("imagenet_val_256", "_val"),
+        ("train", "_train"),
+        ("adm_imagenet256", "_train"),
+        ("mine.npz", ""),
+        (None, ""),
+    ):
+        assert reconstruction_name("fid", reference) == f"rfid{which}"
+
+
+def test_a_metric_without_reference_takes_the_name_of_any(tmp_path):
+    assert check_reference(f"{tmp_path}/coco.npy", None, toy_network()) == "coco"
