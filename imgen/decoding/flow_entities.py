@@ -103,7 +103,7 @@ def sample_from(
 
         def draw(caches, entity, size=size, guided=guided, read=read):
             forward = functools.partial(network, places=entity["places"], start=entity["start"])
-            past = jax.tree.map(lambda rows: rows[:, : read - size], caches)
+            past = jax.tree.map(lambda rows: rows[:, : read - size].swapaxes(1, 2), caches)
             ahead = jax.tree.map(lambda rows: rows[:batch], past)
 
             def velocity(x: jax.Array, time: jax.Array) -> jax.Array:

@@ -69,26 +69,28 @@ def _mask(k: jax.Array, visible: jax.Array, key_valid: jax.Array | None) -> jax.
 
 def attend_beside(
     q: jax.Array,  # [B, T, N, H]
-    past: KVCache,  # rows [B, S, N, H]
+    past: KVCache,  # heads before rows: [B, N, S, H]
     seen: jax.Array | int,  # rows of `past` that are seen, from the first
     k: jax.Array,  # [B, T, N, H]
     v: jax.Array,  # [B, T, N, H]
 ) -> jax.Array:  # [B, T, N, H]
     """`attend` of T tokens that see rows of a cache and, all of them, each other. The cache is only read: a
-    loop over it copies nothing."""
+    loop over it neither copies nor transposes it."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, N, T, H]
     pieces = [[x.astype(q.dtype) for x in piece] for piece in (past, (k, v))]
     scores = [
-        jnp.einsum("btnh,bsnh->bnts", q, keys, preferred_element_type=jnp.float32)
+        jnp.einsum("bnth,bnsh->bnts", q, keys, preferred_element_type=jnp.float32)
         for keys, _ in pieces
     ]
-    rows = past.k.shape[1]
+    rows = past.k.shape[2]
     scores[0] = jnp.where(jnp.arange(rows) < seen, scores[0], jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1) * q.shape[-1] ** -0.5)
     weights = jnp.split(weights.astype(q.dtype), [rows], axis=-1)
-    return sum(
-        jnp.einsum("bnts,bsnh->btnh", part, values)
+    out = sum(
+        jnp.einsum("bnts,bnsh->bnth", part, values)
         for part, (_, values) in zip(weights, pieces, strict=True)
     )
+    return out.swapaxes(1, 2)
 
 
 class Places(NamedTuple):
