@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from imgen import config, drawing
 from imgen.errors import UserError
 from imgen.evaluation import bicubic, sample_files
+from imgen.evaluation.clip_score import PERCENT
 from imgen.evaluation.image_sets import Fit, ImageSet, open_images
 from imgen.runs import load_tokenizer
 from imgen.stages import images_of
@@ -52,7 +53,7 @@ class Request:
     clip_vocab: str | None = None
     prompts: str | None = None
     clip_prefix: str = ""
-    clip_scale: float = 100.0
+    clip_scale: float = PERCENT
     image_size: int | None = None
     resize_to: int | None = None
     data_dir: str | None = None
@@ -123,7 +124,8 @@ def files(request: Request, fit: Fit | None = None) -> Subject:
     images = open_images(where, num=request.num, size=size, data_dir=request.data_dir, fit=fit)
     if not cropped:
         protocol, about = sample_files.drawn_by(where)
-    return _sized(Subject(images, protocol=protocol, about=about), request.resize_to, not fit)
+    as_stored = not (fit and size is None and Path(where).expanduser().is_dir())
+    return _sized(Subject(images, protocol=protocol, about=about), request.resize_to, as_stored)
 
 
 def reference(request: Request, subject: Subject, num: int | None, fit: Fit | None) -> ImageSet:
