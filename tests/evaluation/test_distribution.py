@@ -1,14 +1,17 @@
 """Inception Score, KID, precision and recall, and CMMD, against their definitions."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from imgen.errors import UserError
-from imgen.evaluation import clip_score, precision_recall
+from imgen.evaluation import clip_score, neighbours, precision_recall
 from imgen.evaluation.cmmd import cmmd
 from imgen.evaluation.inception_score import inception_score, inception_score_shuffled
 from imgen.evaluation.kernel_distance import kernel_distance, squared_mmd
 from imgen.evaluation.zero_shot import class_embeddings, zero_shot_logits
+from imgen.training.sharding import make_mesh
 
 
 def normal(*shape, seed=0):
@@ -67,11 +70,11 @@ def by_definition(samples, reference, k):
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_precision_and_recall_whatever_the_blocks(monkeypatch, k):
-    samples, reference = 0.8 * normal(150, 5) + 100, normal(110, 5, seed=1) + 100
+    samples, reference = 0.8 * normal(650, 5) + 100, normal(310, 5, seed=1) + 100
     expected = by_definition(samples, reference, k)
     assert 0.2 < expected[1] < expected[0] < 1
-    for block in (64, 4096):
-        monkeypatch.setattr(precision_recall, "BLOCK", block)
+    for block in (250, 4096):  # of 256 rows on the tests' 8 devices
+        monkeypatch.setattr(neighbours, "BLOCK", block)
         found = precision_recall.precision_recall(samples, reference, k)
         assert found == pytest.approx(expected, abs=1e-9)
     assert precision_recall.precision_recall(reference, reference, k) == (1, 1)
@@ -79,6 +82,25 @@ def test_precision_and_recall_whatever_the_blocks(monkeypatch, k):
         precision_recall.precision_recall(samples, reference[:5], 5)
     with pytest.raises(UserError, match="reference's features of sample 0 are not finite"):
         precision_recall.precision_recall(samples, reference * np.nan)
+
+
+def test_devices_share_the_work_and_change_nothing(monkeypatch):
+    x, y = normal(300, 16), normal(150, 16, seed=1)
+    monkeypatch.setattr("imgen.evaluation.cmmd.BLOCK", 100)  # 100 and 50 rows are no multiples of 8
+    found = []
+    for devices in (1, 8):
+        mesh = Mesh(np.array(jax.local_devices()[:devices]), ("rows",))
+        for module in ("neighbours", "cmmd"):
+            monkeypatch.setattr(f"imgen.evaluation.{module}.local_mesh", lambda mesh=mesh: mesh)
+        with jax.set_mesh(make_mesh()):
+            block = neighbours.split(*neighbours.centred(x, x.mean(axis=0)))[0]
+            found.append((*precision_recall.precision_recall(x, y), cmmd(x, y)))
+            found.append(precision_recall.squared_radii(x))
+        with jax.set_mesh(mesh):
+            inside, _, _ = neighbours._in_balls(block, block, *2 * [block.norms], None, mesh=mesh)
+        assert inside.sharding.shard_shape(inside.shape)[0] == len(inside) / devices
+    assert found[0][:2] == found[2][:2] and found[0][2] == pytest.approx(found[2][2], rel=1e-9)
+    np.testing.assert_allclose(found[1], found[3], rtol=1e-6)
 
 
 def test_a_missing_mode_costs_recall_and_not_precision():
