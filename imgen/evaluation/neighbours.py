@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from imgen.evaluation.feature_matrix import ROWS
 from imgen.evaluation.local_devices import SPLIT, WHOLE, local_mesh, put
 
 BLOCK = 4096  # rows of a block of distances at most; 64 MiB
+CACHED = 256  # rows that the host works on at a time
 GROUP = 32  # distances of which only the smallest is looked at first
 
 
@@ -41,11 +41,36 @@ class Block:
 def centred(features: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(features - centre, float32 [N, D], their squared norms, float64 [N]) of features [N, D]."""
     points, norms = np.empty(features.shape, np.float32), np.empty(len(features))
-    for start in range(0, len(features), ROWS):
-        rows = features[start : start + ROWS].astype(np.float64) - centre
-        points[start : start + ROWS] = rows
-        norms[start : start + ROWS] = np.square(rows).sum(axis=1)
+    for start in range(0, len(features), CACHED):
+        some = slice(start, start + CACHED)
+        rows = features[some] - centre
+        points[some], norms[some] = rows, np.einsum("nd,nd->n", rows, rows)
     return points, norms
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    count: int
+    blocks: list[Block]
+
+
+def points(features: np.ndarray, centre: np.ndarray) -> Points:
+    """Of features [N, D], in float32, with `centre` taken off."""
+    return Points(len(features), split(*centred(features, centre)))
+
+
+def radii(x: Points, k: int) -> np.ndarray:
+    """Squared distances of each point to its k-th nearest other one, float32 [N]."""
+    return nearest(x.blocks, k)[0][: x.count, -1]
+
+
+def inside(x: Points, y: Points, x_radii, y_radii) -> tuple[np.ndarray, np.ndarray]:
+    """Which of x lie in some ball of y [N], and which of y in some ball of x [M]."""
+    x_inside, y_inside = np.zeros(x.count, bool), np.zeros(y.count, bool)
+    for u, v, x_in, y_in, _ in balls(x.blocks, y.blocks, x_radii, y_radii):
+        mark(x_inside, u, x_in)
+        mark(y_inside, v, y_in)
+    return x_inside, y_inside
 
 
 def split(points: np.ndarray, norms: np.ndarray, dtype=jnp.float32) -> list[Block]:
@@ -105,6 +130,12 @@ def balls(
             with jax.set_mesh(mesh):
                 found = _in_balls(x, y, *radii, slack, mesh=mesh)
             yield x, y, *found
+
+
+def mark(inside: np.ndarray, block: Block, found) -> None:
+    """Sets those of inside [N] that were found [B] in a block."""
+    part = inside[block.start : block.start + len(block.norms)]
+    part |= np.asarray(found)[: len(part)]
 
 
 def _of_block(radii: np.ndarray, block: Block) -> np.ndarray:

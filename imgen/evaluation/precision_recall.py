@@ -12,35 +12,38 @@ A manifold is the union of balls, one about each point, that reach to its k-th n
 import numpy as np
 
 from imgen.errors import UserError
-from imgen.evaluation import neighbours
+from imgen.evaluation import bfloat16_filter, neighbours
 from imgen.evaluation.feature_matrix import checked_pair
 
 
-def precision_recall(samples, reference, k: int = 3) -> tuple[float, float]:
+def precision_recall(
+    samples, reference, k: int = 3, bfloat16: bool | None = None
+) -> tuple[float, float]:
     """Of features [N, D] and [M, D].
 
     precision: share of the samples within the reference's manifold. recall: share of the reference within
-    that of the samples.
+    that of the samples. bfloat16: whether to sort out most pairs in bfloat16 first, with the same result;
+    None: where that is faster.
 
     Raises UserError for features that are not finite floats of one width, and for k points or fewer.
     """
     samples, reference = checked_pair(samples, reference)
     _check_neighbours(min(len(samples), len(reference)), k)
     centre = reference.mean(axis=0, dtype=np.float64)
-    xs, ys = _blocks(samples, centre), _blocks(reference, centre)
-    x_radii, y_radii = _radii(xs, len(samples), k), _radii(ys, len(reference), k)
-    x_inside, y_inside = np.zeros(len(samples), bool), np.zeros(len(reference), bool)
-    for x, y, x_in, y_in, _ in neighbours.balls(xs, ys, x_radii, y_radii):
-        _mark(x_inside, x.start, x_in)
-        _mark(y_inside, y.start, y_in)
+    if bfloat16 is None:
+        bfloat16 = len(samples) > 2 * neighbours.BLOCK and bfloat16_filter.pays()
+    of = bfloat16_filter if bfloat16 else neighbours
+    x, y = of.points(samples, centre), of.points(reference, centre)
+    x_inside, y_inside = of.inside(x, y, of.radii(x, k), of.radii(y, k))
     return float(x_inside.mean()), float(y_inside.mean())
 
 
-def squared_radii(features, k: int = 3) -> np.ndarray:
+def squared_radii(features, k: int = 3, bfloat16: bool = False) -> np.ndarray:
     """Squared distance of each of features [N, D] to its k-th nearest other one: float32 [N]."""
     features, _ = checked_pair(features, features)
     _check_neighbours(len(features), k)
-    return _radii(_blocks(features, features.mean(axis=0, dtype=np.float64)), len(features), k)
+    of = bfloat16_filter if bfloat16 else neighbours
+    return of.radii(of.points(features, features.mean(axis=0, dtype=np.float64)), k)
 
 
 def _check_neighbours(points: int, k: int) -> None:
@@ -48,16 +51,3 @@ def _check_neighbours(points: int, k: int) -> None:
         raise UserError(
             f"the {k}th nearest other one of {points} points does not exist: k must be from 1 to {points - 1}"
         )
-
-
-def _blocks(features: np.ndarray, centre: np.ndarray) -> list[neighbours.Block]:
-    centred, norms = neighbours.centred(features, centre)
-    return neighbours.split(centred, norms)
-
-
-def _radii(blocks: list[neighbours.Block], points: int, k: int) -> np.ndarray:
-    return neighbours.nearest(blocks, k)[0][:points, -1]
-
-
-def _mark(inside: np.ndarray, start: int, found) -> None:
-    inside[start : start + len(found)] |= np.asarray(found)[: len(inside) - start]
