@@ -3,7 +3,7 @@ sure, and the few pairs that are left are computed in float32.
 
 CPUs with AVX512_BF16 may multiply bfloat16 twice as fast as float32 (measured on one core of AMD's Zen 4: 166
 against 83 GFLOP/s); accelerators are left alone, for the host would have to look at what is left. Where many
-points lie in one place, closer than the bounds can tell, both are computed and this takes longer than float32.
+points lie in one place, closer than the bounds can tell, both are computed, which takes longer than float32.
 
 Let u' be u in bfloat16 and c the largest |u - u'| / |u| of all points, about 0.0015. Then
 
