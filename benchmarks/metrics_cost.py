@@ -3,7 +3,8 @@
     python -m benchmarks.metrics_cost [--num 50000] [--reference 10000] [--width 2048] [--only fid,kid]
 
 Prints a JSON line for each statistic, and one of their sum. Features are drawn at random, half of them 0 as
-after a ReLU; drawing them is not timed. cpu_seconds over cores is about what an idle machine would take;
+after a ReLU; drawing them is not timed. cpu_seconds over cores is about what an idle machine would take (on a
+busy one set OPENBLAS_NUM_THREADS=1, or BLAS threads that wait for each other count as work);
 peak_gib is of the whole process, features and JAX included, up to and with that statistic.
 """
 

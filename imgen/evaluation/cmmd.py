@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.evaluation.feature_matrix import checked_pair, unit
+from imgen.evaluation.local_devices import SPLIT, WHOLE, local_mesh, put
 
 SIGMA = 10.0
 BLOCK = 4096
@@ -32,13 +33,17 @@ def cmmd(samples, reference) -> float:
 
 def _mean(x: np.ndarray, y: np.ndarray, centre: float) -> float:
     """Mean of expm1((x_i . y_j - centre) / sigma^2) over all pairs, in blocks; half of them where x is y."""
-    total, same = 0.0, x is y
+    total, same, mesh = 0.0, x is y, local_mesh()
     for i in range(0, len(x), BLOCK):
-        rows = jnp.asarray(x[i : i + BLOCK], jnp.float32)
+        rows = x[i : i + BLOCK].astype(np.float32)
+        some = len(rows)
+        rows = put(np.pad(rows, ((0, -some % mesh.size), (0, 0))), mesh, SPLIT)
         for j in range(i if same else 0, len(y), BLOCK):
-            sums = _row_sums(rows, jnp.asarray(y[j : j + BLOCK], jnp.float32), centre)
+            others = put(y[j : j + BLOCK].astype(np.float32), mesh, WHOLE)
+            with jax.set_mesh(mesh):
+                sums = np.asarray(_row_sums(rows, others, centre), np.float64)[:some]
             times = 2 if same and j > i else 1
-            total += times * np.asarray(sums, np.float64).sum()
+            total += times * sums.sum()
     return total / (len(x) * len(y))
 
 

@@ -1,14 +1,17 @@
 """Inception Score, KID, precision and recall, and CMMD, against their definitions."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from imgen.errors import UserError
-from imgen.evaluation import clip_score, precision_recall
+from imgen.evaluation import bfloat16_filter, clip_score, neighbours, precision_recall
 from imgen.evaluation.cmmd import cmmd
 from imgen.evaluation.inception_score import inception_score, inception_score_shuffled
 from imgen.evaluation.kernel_distance import kernel_distance, squared_mmd
 from imgen.evaluation.zero_shot import class_embeddings, zero_shot_logits
+from imgen.training.sharding import make_mesh
 
 
 def normal(*shape, seed=0):
@@ -67,11 +70,11 @@ def by_definition(samples, reference, k):
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_precision_and_recall_whatever_the_blocks(monkeypatch, k):
-    samples, reference = 0.8 * normal(150, 5) + 100, normal(110, 5, seed=1) + 100
+    samples, reference = 0.8 * normal(650, 5) + 100, normal(310, 5, seed=1) + 100
     expected = by_definition(samples, reference, k)
     assert 0.2 < expected[1] < expected[0] < 1
-    for block in (64, 4096):
-        monkeypatch.setattr(precision_recall, "BLOCK", block)
+    for block in (250, 4096):  # of 256 rows on the tests' 8 devices
+        monkeypatch.setattr(neighbours, "BLOCK", block)
         found = precision_recall.precision_recall(samples, reference, k)
         assert found == pytest.approx(expected, abs=1e-9)
     assert precision_recall.precision_recall(reference, reference, k) == (1, 1)
@@ -79,6 +82,76 @@ def test_precision_and_recall_whatever_the_blocks(monkeypatch, k):
         precision_recall.precision_recall(samples, reference[:5], 5)
     with pytest.raises(UserError, match="reference's features of sample 0 are not finite"):
         precision_recall.precision_recall(samples, reference * np.nan)
+
+
+def crowded(points, share, seed):
+    """[points, 24]; a share of them within 3 places so narrow that bfloat16 tells nothing apart there."""
+    rows, some = normal(points, 24, seed=seed), int(share * points)
+    rows[:some] = 9 * normal(3, 24)[np.arange(some) % 3] + 0.3 * rows[:some]
+    return rows
+
+
+def ties(points, seed):
+    """Whole numbers with the mean 0: distances are whole numbers too, and many of them equal; with copies."""
+    half = np.random.default_rng(seed).integers(-1, 2, (points // 2, 24)).astype(np.float32)
+    half[10:40] = half[:30]
+    half[40:60] = half[9]
+    return np.concatenate([half, -half])
+
+
+@pytest.mark.parametrize("kind", ["random", "some crowded", "all crowded", "ties"])
+def test_bfloat16_decides_nothing_that_float32_would_not(monkeypatch, kind):
+    monkeypatch.setattr(neighbours, "BLOCK", 250)
+    x, y = {
+        "random": lambda: (0.8 * normal(600, 24), normal(300, 24, seed=1)),
+        "some crowded": lambda: (crowded(600, 0.2, 0), crowded(300, 0.2, 1)),
+        "all crowded": lambda: (crowded(600, 1, 0), crowded(300, 1, 1)),
+        "ties": lambda: (np.concatenate([ties(400, 0), ties(200, 1)]), ties(300, 1)),
+    }[kind]()
+    expected = by_definition(x, y, 3)
+    assert min(expected) > 0 and (kind == "ties" or max(expected) < 1)
+    assert precision_recall.precision_recall(x, y, bfloat16=False) == expected
+    for most in (
+        bfloat16_filter.MOST,
+        20,
+    ):  # pairs one by one, and blocks that have many as a whole
+        monkeypatch.setattr(bfloat16_filter, "MOST", most)
+        assert precision_recall.precision_recall(x, y, bfloat16=True) == expected
+    radii = precision_recall.squared_radii(x, bfloat16=True)
+    np.testing.assert_allclose(radii, precision_recall.squared_radii(x), rtol=2e-4)
+
+
+def test_bounds_of_bfloat16_hold_where_rounding_is_worst():
+    """All features half-way between two bfloat16 numbers, all errors to one side."""
+    signs = np.sign(normal(64, 512))
+    rows = signs * np.float32(1 + 2**-8 - 2**-20)
+    found = bfloat16_filter.points(np.concatenate([rows, 3 * rows]), np.zeros(512))
+    block = found.blocks[0]
+    with jax.set_mesh(block.rows.sharding.mesh):
+        below, above = neighbours._bounds(block, block, bfloat16_filter._slack(found))
+    exact = np.sum((found.rows[:, None].astype(np.float64) - found.rows) ** 2, axis=-1)
+    n = len(exact)
+    assert (np.asarray(below)[:n, :n] <= exact).all() and (exact <= np.asarray(above)[:n, :n]).all()
+    assert found.lost > 2**-8.1
+
+
+def test_devices_share_the_work_and_change_nothing(monkeypatch):
+    x, y = normal(300, 16), normal(150, 16, seed=1)
+    monkeypatch.setattr("imgen.evaluation.cmmd.BLOCK", 100)  # 100 and 50 rows are no multiples of 8
+    found = []
+    for devices in (1, 8):
+        mesh = Mesh(np.array(jax.local_devices()[:devices]), ("rows",))
+        for module in ("neighbours", "cmmd"):
+            monkeypatch.setattr(f"imgen.evaluation.{module}.local_mesh", lambda mesh=mesh: mesh)
+        with jax.set_mesh(make_mesh()):
+            block = neighbours.split(*neighbours.centred(x, x.mean(axis=0)))[0]
+            found.append((*precision_recall.precision_recall(x, y), cmmd(x, y)))
+            found.append(precision_recall.squared_radii(x))
+        with jax.set_mesh(mesh):
+            inside, _, _ = neighbours._in_balls(block, block, *2 * [block.norms], None, mesh=mesh)
+        assert inside.sharding.shard_shape(inside.shape)[0] == len(inside) / devices
+    assert found[0][:2] == found[2][:2] and found[0][2] == pytest.approx(found[2][2], rel=1e-6)
+    np.testing.assert_allclose(found[1], found[3], rtol=1e-6)
 
 
 def test_a_missing_mode_costs_recall_and_not_precision():
