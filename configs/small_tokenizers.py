@@ -91,7 +91,7 @@ def flextok(data: dict) -> dict:
     return dict(
         name="flextok", image_size=data["size"], vae=kl(data), registers=32, encoder_width=128,
         encoder_depth=4, decoder_width=128, decoder_depth=4, head_dim=32, patch=1, steps=10,
-        guidance_scale=1.0, nested_dropout="pow2",  # the numbers of tokens that are measured
+        guidance_scale=1.0,
         quantizer=dict(name="fsq", levels=(4, 4, 4)),
     )  # fmt: skip
 
