@@ -62,13 +62,9 @@ def prefixes(args, settings) -> dict[str, dict[str, float]]:
     return {"images": int(images), "by_tokens": rows}
 
 
-def likelihood(args, settings) -> dict[str, float]:
-    """Of a generator that has one, in nats."""
-    return error(args, settings)
-
-
 def error(args, settings) -> dict[str, float]:
-    """The loss of a generator; of flows and diffusions the squared error of a velocity or of noise."""
+    """The loss of a generator: nats where it has a likelihood, else the squared error of a velocity or of
+    noise."""
     run = load_generator(args.workdir, args.checkpoint)
     task = evaluation_task("generator", settings)
     state = {"params": run.params, "tokenizer": run.tokenizer_params}
@@ -104,7 +100,7 @@ def baselines(args, settings) -> dict[str, float]:
 MEASURES = {
     "reconstruction": reconstruction,
     "prefixes": prefixes,
-    "likelihood": likelihood,
+    "likelihood": error,
     "error": error,
     "baselines": baselines,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from imgen import config, drawing
 from imgen.errors import UserError
@@ -23,6 +23,7 @@ from imgen.stages import images_of
 from imgen.training.generator_task import sampler
 from imgen.training.reconstructions import draws, reconstructed, reconstructor
 from imgen.training.sampling import num_classes, sample_labels, sample_set
+from imgen.training.sharding import replicated
 
 SPLITS = ("train", "eval")  # of a run's data, as references
 
@@ -159,4 +160,4 @@ def _sized(subject: Subject, resize_to: int | None = None, known: bool = True) -
 
 
 def _everywhere(params: Any, sharding: NamedSharding) -> Any:
-    return jax.device_put(jax.device_get(params), NamedSharding(sharding.mesh, PartitionSpec()))
+    return jax.device_put(jax.device_get(params), replicated(sharding.mesh))
