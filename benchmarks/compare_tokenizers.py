@@ -42,9 +42,9 @@ COLUMNS = {
     "decode_images_per_second": "decoding images/s",
 }
 BATCH = 32  # images that are decoded at a time
-NESTED_IMAGES = 1000  # nested tokenizers are decoded again and again, with many calls each
+PREFIX_IMAGES = 1000  # on which shorter codes are measured: each number of tokens is decoded for itself
 NOTE = (
-    f"On all held-out images (flextok: the first {NESTED_IMAGES:,}). "
+    f"On all held-out images (points of flextok's fewer tokens: the first {PREFIX_IMAGES:,}). "
     "Bits at fixed length; continuous latents have none. Usage: share of the codes that occur in the "
     "held-out set, or of the bits that take both values. Entropy/bits: entropy of one code, or of one bit, "
     "over its length. Decoding: all decoders "
@@ -99,11 +99,11 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """A row of the table: what training came to on the whole held-out split."""
     run = load_tokenizer(workdir)
     nested = is_nested(run.module)
-    num = NESTED_IMAGES if nested else None
-    args = SimpleNamespace(workdir=str(workdir), num=num, batch_size=128, checkpoint="latest")
+    args = SimpleNamespace(workdir=str(workdir), num=None, batch_size=128, checkpoint="latest")
     found = run_metrics.reconstruction(args, settings)
     spec, points = run.spec, []
     if nested:
+        args.num = PREFIX_IMAGES
         by_tokens = run_metrics.prefixes(args, settings)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.positions, row["psnr"], row["ssim_gauss11"]]
