@@ -16,6 +16,7 @@ distances that the bounds are compared with, and a few e in the norms. `_slack` 
 
 import dataclasses
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jax.sharding import Mesh
 
 from imgen.evaluation import neighbours
 
-SPARE = 13  # nearest points beyond the k-th that are looked at in float32
+SPARE = 9  # nearest points beyond the k-th that are looked at in float32
 PAIRS = 512  # distances at a time, which stay in the cache
 MOST = 2**18  # pairs of two blocks that take as long as all pairs do by a product
 
@@ -106,10 +107,15 @@ def _slack(*sets: Points) -> np.float32:
 def _distances(x: Points, i: np.ndarray, y: Points, j: np.ndarray) -> np.ndarray:
     """Squared, float32 [P], of the pairs of x_i and y_j. Exactly 0 for equal points."""
     found = np.empty(len(i), np.float32)
-    for start in range(0, len(i), PAIRS):
+
+    def fill(start: int) -> None:
         some = slice(start, start + PAIRS)
-        shift = x.rows[i[some]] - y.rows[j[some]]
+        shift = np.take(x.rows, i[some], axis=0)
+        shift -= np.take(y.rows, j[some], axis=0)
         found[some] = np.einsum("pd,pd->p", shift, shift)
+
+    with ThreadPoolExecutor() as threads:  # NumPy lets go of the interpreter's lock in all three
+        list(threads.map(fill, range(0, len(i), PAIRS)))
     return found
 
 

@@ -82,18 +82,19 @@ def split(points: np.ndarray, norms: np.ndarray, dtype=jnp.float32) -> list[Bloc
     for start in range(0, n, size):
         part = points[start : start + size]
         padding = size - len(part)
-        part = np.pad(part, ((0, padding), (0, 0))).astype(dtype)
+        part = np.pad(part, ((0, padding), (0, 0)))
         ends = np.pad(norms[start : start + size], (0, padding), constant_values=np.inf)
-        columns = np.ascontiguousarray(part.T)
-        blocks.append(
-            Block(
-                start,
-                put(part, mesh, SPLIT),
-                put(columns, mesh, WHOLE),
-                put(ends.astype(np.float32), mesh, WHOLE),
-            )
-        )
+        rows, columns = _laid_out(put(part, mesh, SPLIT), dtype=dtype, mesh=mesh)
+        blocks.append(Block(start, rows, columns, put(ends.astype(np.float32), mesh, WHOLE)))
     return blocks
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "mesh"))
+def _laid_out(part: jax.Array, dtype, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """A block's rows and columns."""
+    rows = part.astype(dtype)
+    places = NamedSharding(mesh, SPLIT), NamedSharding(mesh, WHOLE)
+    return jax.lax.with_sharding_constraint((rows, rows.T), places)
 
 
 def nearest(
