@@ -21,7 +21,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -143,8 +142,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
 def quality(workdir: Path, settings: FrozenConfigDict) -> dict:
     """What training came to, on as many held-out images as it was evaluated on."""
     num = settings.data.eval.get("num_examples")
-    args = SimpleNamespace(workdir=str(workdir), num=num, batch_size=128, checkpoint="latest")
-    found = run_metrics.error(args, settings)
+    found = run_metrics.error(run_metrics.HeldOut(workdir, num), settings)
     rows = read_metrics(workdir / "metrics.jsonl")
     run = load_generator(workdir)
     model = run.module

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -23,6 +22,7 @@ from benchmarks.runs import in_turns, refuse_changes
 from configs.small_tokenizers import SIZES
 from imgen import cli, config, images, paths, run_metrics, train
 from imgen.errors import UserError
+from imgen.run_metrics import HeldOut
 from imgen.runs import load_tokenizer
 from imgen.stages import eval_transform, open_source
 from imgen.training import plot
@@ -42,7 +42,9 @@ COLUMNS = {
     "decode_images_per_second": "decoding images/s",
 }
 BATCH = 32  # images that are decoded at a time
-PREFIX_IMAGES = 1000  # on which shorter codes are measured: each number of tokens is decoded for itself
+PREFIX_IMAGES = (
+    1000  # on which shorter codes are measured: each number of tokens is decoded for itself
+)
 NOTE = (
     f"On all held-out images (points of flextok's fewer tokens: the first {PREFIX_IMAGES:,}). "
     "Bits at fixed length; continuous latents have none. Usage: share of the codes that occur in the "
@@ -99,15 +101,13 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """A row of the table: what training came to on the whole held-out split."""
     run = load_tokenizer(workdir)
     nested = is_nested(run.module)
-    args = SimpleNamespace(workdir=str(workdir), num=None, batch_size=128, checkpoint="latest")
-    found = run_metrics.reconstruction(args, settings)
+    found = run_metrics.reconstruction(HeldOut(workdir), settings)
     spec, points = run.spec, []
     if nested:
-        args.num = PREFIX_IMAGES
-        by_tokens = run_metrics.prefixes(args, settings)["by_tokens"]
+        fewer = run_metrics.prefixes(HeldOut(workdir, PREFIX_IMAGES), settings)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.positions, row["psnr"], row["ssim_gauss11"]]
-            for k, row in by_tokens.items()
+            for k, row in fewer.items()
         ]
     elif found["bits"]:
         points = [[found["bits"], found["psnr"], found["ssim_gauss11"]]]

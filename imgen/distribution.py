@@ -19,7 +19,7 @@ from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import NEEDS, ROWS, Extractor
+from imgen.evaluation.features import ROWS, Extractor, check_served
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.pairs import PAIRED, check_pairs, pair_means
 from imgen.evaluation.records import Protocol
@@ -126,11 +126,7 @@ class Measurement:
             extractor = self._by_image_tower if by_clip else self._by_features
             network = extractor.network
             needs = needs_of_reference(own)
-            for need in (*needs_of_samples(own), *needs):
-                if NEEDS[need] not in network.widths:
-                    raise UserError(
-                        f"{network.name} gives no {NEEDS[need]} features: choose other metrics or --features"
-                    )
+            check_served(network, (*needs_of_samples(own), *needs))
             if self.request.workdir:
                 subject = self._reconstructions if decoded else self._samples
             else:

@@ -190,10 +190,11 @@ def _of_run(args) -> dict[str, Any]:
     asked = [metric for metric in metrics if metric in own]
     of_images = [metric for metric in metrics if metric not in own]
     measurement = distribution.Measurement(_request(args, of_images)) if of_images else None
+    held_out = run_metrics.HeldOut(args.workdir, args.num, args.batch_size, args.checkpoint)
     result: dict[str, Any] = {"workdir": args.workdir, "split": settings.data.eval.split}
     for metric in asked:
         began = time.monotonic()
-        result[metric] = run_metrics.MEASURES[metric](args, settings)
+        result[metric] = run_metrics.MEASURES[metric](held_out, settings)
         result[metric]["seconds"] = round(time.monotonic() - began, 1)
     if measurement:
         result["results"] = measurement()

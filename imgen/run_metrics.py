@@ -1,8 +1,10 @@
 """What a trained run does on held-out data, and what simple models make of the same codes."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +21,17 @@ from imgen.training.reconstructions import first_tokens, is_nested
 from imgen.training.sharding import make_mesh, replicated, whole_batch
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A run, and on what it is measured. num: its first held-out images, all by default.   batch_size: of all
+    devices together.   checkpoint: of `runs.CHECKPOINTS`."""
+
+    workdir: str | Path
+    num: int | None = None
+    batch_size: int = 128
+    checkpoint: str = "latest"
+
+
 def measurable(settings) -> list[str]:
     """The metrics that make sense for what a run trained."""
     tokenizer, spec = build_tokenizer(settings)
@@ -32,25 +45,25 @@ def measurable(settings) -> list[str]:
     return there
 
 
-def reconstruction(args, settings) -> dict[str, float]:
-    run = load_tokenizer(args.workdir, args.checkpoint)
+def reconstruction(on: HeldOut, settings) -> dict[str, float]:
+    run = load_tokenizer(on.workdir, on.checkpoint)
     task = evaluation_task("tokenizer", settings)
     state = {"params": run.params}
-    measured = _evaluate(task, state, _held_out(args, settings), run.step)
+    measured = _evaluate(task, state, _batches(on, settings, "eval", on.num), run.step)
     bits = run.spec.bits
     if "tokens" in measured:  # of images with unlike numbers of them, on average
         bits = measured["tokens"] * math.log2(run.module.num_codes)
     return {"tokens": run.spec.positions, "bits": bits, **measured}
 
 
-def prefixes(args, settings) -> dict[str, dict[str, float]]:
-    run = load_tokenizer(args.workdir, args.checkpoint)
+def prefixes(on: HeldOut, settings) -> dict[str, dict[str, float]]:
+    run = load_tokenizer(on.workdir, on.checkpoint)
     task = evaluation_task("tokenizer", settings)
     sums = _sums(
         task,
         _compiled(task.prefix_step),
         {"params": run.params},
-        _held_out(args, settings),
+        _batches(on, settings, "eval", on.num),
         run.step,
     )
     images = sums.pop("images")
@@ -62,19 +75,19 @@ def prefixes(args, settings) -> dict[str, dict[str, float]]:
     return {"images": int(images), "by_tokens": rows}
 
 
-def error(args, settings) -> dict[str, float]:
+def error(on: HeldOut, settings) -> dict[str, float]:
     """The loss of a generator: nats where it has a likelihood, else the squared error of a velocity or of
     noise."""
-    run = load_generator(args.workdir, args.checkpoint)
+    run = load_generator(on.workdir, on.checkpoint)
     task = evaluation_task("generator", settings)
     state = {"params": run.params, "tokenizer": run.tokenizer_params}
-    return _evaluate(task, state, _held_out(args, settings), run.step)
+    return _evaluate(task, state, _batches(on, settings, "eval", on.num), run.step)
 
 
-def baselines(args, settings) -> dict[str, float]:
+def baselines(on: HeldOut, settings) -> dict[str, float]:
     """What a model without context, and one with a single code of it, make of the same codes."""
     stored = settings.data.source.name == "latents"
-    run = None if stored else load_tokenizer(args.workdir, args.checkpoint)
+    run = None if stored else load_tokenizer(on.workdir, on.checkpoint)
 
     def codes(batches) -> np.ndarray:
         """Of all processes, int32 [N, P]; each encodes its own images on its own devices."""
@@ -86,8 +99,8 @@ def baselines(args, settings) -> dict[str, float]:
         rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         return np.concatenate(gather_rows(rows.astype(np.int32)))
 
-    test = codes(_held_out(args, settings))
-    train = codes(_batches(args, settings, "train", None))
+    test = codes(_batches(on, settings, "eval", on.num))
+    train = codes(_batches(on, settings, "train", None))
     _, spec = build_tokenizer(settings)
     return {
         "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=spec.size)),
@@ -106,9 +119,9 @@ MEASURES = {
 }
 
 
-def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
+def _batches(on: HeldOut, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
     """This process's batches of a split, with a progress bar."""
-    source, size = open_source(settings, which), whole_batch(args.batch_size, make_mesh())
+    source, size = open_source(settings, which), whole_batch(on.batch_size, make_mesh())
     batches = eval_batches(
         source, eval_transform(settings), batch_size=size, num_examples=num,
         process_index=jax.process_index(), process_count=jax.process_count(), **reading(settings),
@@ -120,10 +133,6 @@ def _batches(args, settings, which: str, num: int | None) -> Iterator[dict[str, 
         for done, batch in enumerate(batches, 1):
             yield batch
             progress.update(done)
-
-
-def _held_out(args, settings):
-    return _batches(args, settings, "eval", args.num)
 
 
 def _compiled(step):

@@ -22,8 +22,8 @@ from imgen.latents import LatentSpec
 from imgen.tokenizers import TOKENIZERS
 from imgen.training.best import best_dir
 from imgen.training.checkpoint import Checkpointer
-from imgen.training.loop import checkpoint_dir
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
+from imgen.training.stage import checkpoint_dir
 
 PARTS = ("vae", "proxy")  # tokenizers inside tokenizers, trained elsewhere
 CHECKPOINTS = ("latest", "best")  # best: what `keep_best` of the stage kept

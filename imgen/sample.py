@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = cli.make_workdir(args.out, "--out")
     settings = config.read_config(args.workdir)
     if "generator" not in settings.train:
-        return reconstruct(args, out)
+        return _reconstruct(args, out)
 
     run, guidance, filters = drawing.open_generator(
         args.workdir, args.checkpoint, drawing.choices(args)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("%d images in %.1f s, compilation included: %s", args.num, seconds, out)
 
 
-def reconstruct(args, out: Path) -> None:
+def _reconstruct(args, out: Path) -> None:
     """Held-out images through a run's tokenizer. Raises UserError for a flag that has no meaning for it."""
     run, settings = load_tokenizer(args.workdir, args.checkpoint), config.read_config(args.workdir)
     tokenizer = run.module

@@ -37,8 +37,8 @@ from imgen.training.best import KeepBest
 from imgen.training.evaluator import Evaluator
 from imgen.training.feature_metrics import EVALS
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.loop import Stage, checkpoint_dir
 from imgen.training.sample_metrics import SAMPLE_METRICS
+from imgen.training.stage import Stage, checkpoint_dir
 from imgen.training.tokenizer_task import TokenizerTask
 
 STAGES = ("tokenizer", "generator")

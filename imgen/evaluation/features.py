@@ -49,6 +49,16 @@ class Features:
     seconds: float = 0.0
 
 
+def check_served(network: FeatureNetwork, needs: Iterable[str], where: str = "") -> None:
+    """Raises UserError where a network lacks one of these keys of NEEDS. where: that named it, such as
+    "evaluators.fid.features: "."""
+    for need in needs:
+        if NEEDS[need] not in network.widths:
+            raise UserError(
+                f"{where}{network.name} gives no {NEEDS[need]} features: choose other metrics or features"
+            )
+
+
 class Extractor:
     """A feature network with its weights on every device and one program for each size of images.
 
@@ -80,11 +90,7 @@ class Extractor:
         where some images of the set could not be read.
         """
         began, needs = time.monotonic(), tuple(needs)
-        for need in needs:
-            if NEEDS[need] not in self.network.widths:
-                raise UserError(
-                    f"{self.network.name} gives no {NEEDS[need]} features: choose other metrics or --features"
-                )
+        check_served(self.network, needs)
         width = self.network.widths
         moments = {n: Moments(width[NEEDS[n]]) for n in needs if n not in ROWS}
         kept = _Kept([n for n in needs if n in ROWS], images.num, most_features)

@@ -84,7 +84,8 @@ def split(points: np.ndarray, norms: np.ndarray, dtype=jnp.float32) -> list[Bloc
         padding = size - len(part)
         part = np.pad(part, ((0, padding), (0, 0)))
         ends = np.pad(norms[start : start + size], (0, padding), constant_values=np.inf)
-        rows, columns = _laid_out(put(part, mesh, SPLIT), dtype=dtype, mesh=mesh)
+        with jax.set_mesh(mesh):
+            rows, columns = _laid_out(put(part, mesh, SPLIT), dtype=dtype, mesh=mesh)
         blocks.append(Block(start, rows, columns, put(ends.astype(np.float32), mesh, WHOLE)))
     return blocks
 

@@ -18,7 +18,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from imgen.construct import construct
-from imgen.errors import UserError
 from imgen.evaluation import reference
 from imgen.evaluation.distances import (
     DISTANCES,
@@ -29,7 +28,7 @@ from imgen.evaluation.distances import (
     needs_of_samples,
 )
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import NEEDS, Extractor, Features
+from imgen.evaluation.features import Extractor, Features, check_served
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.records import Protocol
 from imgen.evaluation.references import (
@@ -77,11 +76,8 @@ class FeatureMetrics:
     def __post_init__(self):
         check_metrics(self.metrics, DISTANCES, f"{self.group}.metrics")
         self._network = load_network(self.features, self.weights)
-        for need in (*needs_of_samples(self.metrics), *needs_of_reference(self.metrics)):
-            if NEEDS[need] not in self._network.widths:
-                raise UserError(
-                    f"{self.group}.metrics need {NEEDS[need]} features, which {self.features} gives none of"
-                )
+        needs = *needs_of_samples(self.metrics), *needs_of_reference(self.metrics)
+        check_served(self._network, needs, f"{self.group}: ")
         if needs_of_reference(self.metrics):
             check_reference(self.reference, self._open_reference, self._network)
         self._extractor: Extractor | None = None

@@ -1,12 +1,11 @@
 """The training loop of one stage: the same for every task, on one device or many hosts."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,53 +18,21 @@ from jax.sharding import Mesh
 from imgen import images
 from imgen.errors import NonFiniteLoss, UserError
 from imgen.training import prefetch
-from imgen.training.best import Best, KeepBest
+from imgen.training.best import Best
 from imgen.training.checkpoint import Checkpointer
-from imgen.training.evaluator import Evaluator, of_first_process, sum_over
+from imgen.training.evaluator import of_first_process, sum_over
 from imgen.training.metrics import MetricWriter
 from imgen.training.overview import memory_note, parameter_table
 from imgen.training.progress import Progress
 from imgen.training.report import write_report
 from imgen.training.sharding import batch_sharding, check_batch_size, replicated
 from imgen.training.signals import Interrupted, StopRequest
+from imgen.training.stage import Stage, checkpoint_dir
 from imgen.training.state import abstract_state, init_state, run_keys
-from imgen.training.task import State, Task
+from imgen.training.task import State
 
 log = logging.getLogger(__name__)
 ASK_EVERY = 10  # steps after which several processes ask each other for a signal
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One thing to train. Every `*_every` counts steps; 0 means only after the last one.
-
-    make_train: first step -> this process's batches from that step on; a batch depends on nothing
-      but its step, which is what makes a resumed run exact.
-    make_eval: () -> this process's evaluation batches, equally many on every process; None: no
-      evaluation. Its first batch is also the one that is visualised, or that of `make_pictures`.
-    batch_size: global. keep, keep_every: see Checkpointer.
-    keep_best: by which metric of the evaluations the best state is kept besides, if any.
-    """
-
-    name: str
-    task: Task
-    make_train: Callable[[int], Iterator[dict[str, np.ndarray]]]
-    make_eval: Callable[[], Iterator[dict[str, np.ndarray]]] | None
-    steps: int
-    batch_size: int
-    log_every: int = 50
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    visualize_every: int = 0
-    keep: int = 2
-    keep_every: int | None = None
-    evaluators: tuple[Evaluator, ...] = ()
-    keep_best: KeepBest | None = None
-    make_pictures: Callable[[], Iterator[dict[str, np.ndarray]]] | None = None
-
-
-def checkpoint_dir(workdir: str | Path, stage: str) -> Path:
-    return Path(workdir) / "checkpoints" / stage
 
 
 def train_stage(
@@ -218,13 +185,13 @@ class _StageRun:
             jax.block_until_ready(previous)
             previous = metrics
             last = step == stage.steps
-            if logged := _due(step, stage.log_every, last):
+            if logged := stage.due(step, stage.log_every):
                 self._unlogged = (step, metrics)
             signum = self._stop.agreed(ask_others=logged or step % ASK_EVERY == 0)
             if not (last or signum):
                 batch = self._next_batch()
             # Saved before anything that takes long or may fail: a resumed run does what is missing.
-            if saved := signum or _due(step, stage.checkpoint_every, last):
+            if saved := signum or stage.due(step, stage.checkpoint_every):
                 self._pause(self._save, step)
             if signum:
                 self._end(step, signum)
@@ -240,22 +207,18 @@ class _StageRun:
     def look(self, step: int) -> bool:
         """Pictures and evaluation, where they are due; whether there was an evaluation. A signal cuts it
         short, and the run that goes on begins with it."""
-        if self._shows(step):
+        if self._stage.shows(step):
             self._pause(self._visualize, step)
-        if evaluated := _evaluates(self._stage, step):
+        if evaluated := self._stage.evaluates(step):
             self._pause(self._evaluate, step)
         return evaluated
-
-    def _shows(self, step: int) -> bool:
-        last = step == self._stage.steps
-        return bool(self._stage.make_eval) and _due(step, self._stage.visualize_every, last)
 
     def _end(self, step: int, signum: int) -> NoReturn:
         """Obeys a signal, with the state on disk and the pictures that a resumed run would not draw again."""
         if self._saved != step:
             self._save(step)
         self._checkpointer.wait()
-        if self._shows(step) and not _evaluates(self._stage, step):
+        if self._stage.shows(step) and not self._stage.evaluates(step):
             self._visualize(step)
         self._report(step)
         raise Interrupted(
@@ -323,19 +286,19 @@ class _StageRun:
         self._saved = step
 
     def _evaluate(self, step: int) -> None:
-        values, last = {}, step == self._stage.steps
+        values = {}
 
         def poll() -> None:
             if signum := self._stop.agreed(ask_others=True):
                 self._end(step, signum)
 
-        if held_out := _measures_held_out(self._stage, step):
+        if held_out := self._stage.measures_held_out(step):
             with prefetch.closing(self._stage.make_eval()) as batches:
                 sums = sum_over(self._eval_step, self._state, batches, self._mesh, poll)
             if not sums:
                 raise UserError(f"{self._stage.name}: the evaluation data has no batch")
             values |= self._task.summarize(sums)
-        due = [e for e in self._stage.evaluators if _due(step, e.every, last)]
+        due = [e for e in self._stage.evaluators if self._stage.due(step, e.every)]
         for evaluator in due:
             values |= evaluator.measure(self._state, poll)
         values = of_first_process({f"val/{k}": float(v) for k, v in values.items()})
@@ -380,23 +343,9 @@ class _StageRun:
             write_report(self._workdir)
 
 
-def _due(step: int, every: int, last: bool) -> bool:
-    return last or (every > 0 and step % every == 0)
-
-
-def _measures_held_out(stage: Stage, step: int) -> bool:
-    return bool(stage.make_eval) and _due(step, stage.eval_every, step == stage.steps)
-
-
-def _evaluates(stage: Stage, step: int) -> bool:
-    last = step == stage.steps
-    others = any(_due(step, evaluator.every, last) for evaluator in stage.evaluators)
-    return others or _measures_held_out(stage, step)
-
-
 def _is_evaluated(stage: Stage, step: int, writer: MetricWriter) -> bool:
     """Whether what is due at a saved step has been evaluated; the first process knows."""
-    if step == 0 or not _evaluates(stage, step):
+    if step == 0 or not stage.evaluates(step):
         return True
     done = np.array(writer.has_evaluation(stage.name, step))
     return bool(multihost_utils.broadcast_one_to_all(done) if jax.process_count() > 1 else done)

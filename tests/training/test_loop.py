@@ -8,10 +8,10 @@ import pytest
 
 from imgen.errors import NonFiniteLoss, UserError
 from imgen.training.evaluator import Evaluator
-from imgen.training.loop import Stage
 from imgen.training.metrics import read_metrics
 from imgen.training.sharding import make_mesh
 from imgen.training.signals import Interrupted
+from imgen.training.stage import Stage
 from tests.training.killing import assert_same_run
 from tests.training.toy import ToyTask, eval_batches, toy_stage, train, train_batches
 

@@ -12,9 +12,10 @@ from imgen import cli
 from imgen.nn.constrain import constrain
 from imgen.training import optim
 from imgen.training.gradients import accumulate
-from imgen.training.loop import Stage, train_stage
+from imgen.training.loop import train_stage
 from imgen.training.metrics import MetricWriter
 from imgen.training.sharding import make_mesh
+from imgen.training.stage import Stage
 
 WIDTH = 8
 
