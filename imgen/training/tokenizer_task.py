@@ -21,6 +21,7 @@ from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.losses import RECONSTRUCTION, annealed
 from imgen.tokenizers.lpips import lpips
+from imgen.tokenizers.sharding import SHARDING_RULES
 from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
 from imgen.training.reconstructions import (
@@ -32,8 +33,6 @@ from imgen.training.reconstructions import (
 )
 from imgen.training.task import Batch, State
 
-# A tokenizer is small beside what it trains on: every device holds all of it.
-SHARDING_RULES = [(".*", ())]
 # Codes are points, not weights: decay would pull unused ones together.
 DECAY = ((r"codebook$", 0.0), (r"kernel$", 1.0), (".*", 0.0))
 MEASURED = (r"^quantizer/(shift|scale)$",)  # of continuous latents

@@ -3,13 +3,18 @@
 Parameters are compared after more than one step: a wrong gradient leaves the first loss right.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import small_tokenizers
+from imgen import paths
 from imgen.generators import make_generator, make_xar
 from imgen.latents import LatentSpec
+from imgen.runs import build_tokenizer
 from imgen.tokenizers.adversary import Adversary
 from imgen.tokenizers.discriminators import PatchGAN
 from imgen.tokenizers.vq import vq
@@ -120,3 +125,45 @@ def test_tokenizer_with_a_discriminator():
     )
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     assert_same(task, {"image": images})
+
+
+SMALL = {
+    "binary_1d": dict(encoder_heads=2, encoder_layers=1, decoder_heads=2, decoder_layers=1),
+    "titok": dict(encoder_size=(32, 2, 2), decoder_size=(32, 2, 2)),
+    "dynamic": dict(width=32, encoder_layers=1, merger_layers=1, decoder_layers=1),
+    "flextok": dict(
+        encoder_width=32,
+        decoder_width=32,
+        encoder_depth=1,
+        decoder_depth=2,
+        head_dim=16,
+        mlp_ratio=6.0,
+    ),
+}
+
+
+def small_tokenizer(name):
+    settings = small_tokenizers.get_config(f"{name},cifar10")
+    settings.data.image_size = settings.tokenizer.image_size = 8
+    settings.tokenizer.update(SMALL[name])
+    if name == "flextok":
+        settings.tokenizer.vae.update(ch=8, groups=4, num_res_blocks=1)
+    return build_tokenizer(settings)[0]
+
+
+@pytest.mark.parametrize("name", ["binary_1d", "flextok"])
+def test_tokenizers_of_transformers(name):
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+    assert_same(
+        TokenizerTask(small_tokenizer(name), OPTIMIZER, 10, ema_decay=0.9), {"image": images}
+    )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_large_weights_of_tokenizers_are_split(name):
+    task = TokenizerTask(small_tokenizer(name), OPTIMIZER, 10)
+    batch = {"image": np.zeros((8, 8, 8, 3), np.uint8)}
+    state = abstract_state(task, batch, task.sharding_rules, make_mesh(2, 2, 2))
+    for path, leaf in paths.flatten(state["params"]).items():
+        if re.search(r"block.*kernel$", path):
+            assert leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape)) == 4, path
