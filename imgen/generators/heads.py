@@ -19,6 +19,7 @@ from imgen.errors import UserError
 from imgen.generators.denoisers import DiffusionHead, FlowHead
 from imgen.latents import LatentSpec
 from imgen.nn.constrain import constrain
+from imgen.nn.logits import Logits, LogitsGeneral
 from imgen.nn.mlp import Init, embedding_init, kernel_init
 
 
@@ -229,14 +230,13 @@ class Categorical(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        logits = nn.Dense(
+        logits = Logits(
             self.size,
             use_bias=False,
             dtype=self.dtype,
             name="output",
             kernel_init=nn.initializers.normal(self.init_std),
         )(hidden)
-        logits = logits.astype(jnp.float32)
         return constrain(logits, "batch", *(None,) * (logits.ndim - 2), "vocab")
 
 
@@ -279,14 +279,13 @@ class SubCodeLogits(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        logits = nn.DenseGeneral(
+        logits = LogitsGeneral(
             (self.parts, self.size),
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.zeros,
             name="outputs",
         )(hidden)
-        logits = logits.astype(jnp.float32)
         return constrain(logits, "batch", *(None,) * (logits.ndim - 2), "vocab")
 
 
@@ -314,8 +313,7 @@ class BitLogits(nn.Module):
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
         init = kernel_init(self.init_std)
-        layer = nn.Dense(self.bits, dtype=self.dtype, kernel_init=init, name="output")
-        return layer(hidden).astype(jnp.float32)
+        return Logits(self.bits, dtype=self.dtype, kernel_init=init, name="output")(hidden)
 
 
 def categorical_nll(logits: jax.Array, codes: jax.Array) -> jax.Array:

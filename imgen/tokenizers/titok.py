@@ -20,6 +20,7 @@ from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import depth_to_space
+from imgen.nn.logits import Logits
 from imgen.nn.vit import ViT
 from imgen.tokenizers.conv import ConvTokenizer, make_quantizer
 from imgen.tokenizers.vq import maskgit_vqgan
@@ -27,11 +28,11 @@ from imgen.tokenizers.vq import maskgit_vqgan
 # (width, layers, heads)
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
 HEADS = ("pixels", "codes", "mixture")
+INIT = nn.initializers.normal(0.02)  # of all linear layers
 
 
 def linear(features: int, dtype: Any, name: str | None = None) -> nn.Dense:
-    """A linear layer as the paper's code starts all of them."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=INIT, name=name)
 
 
 def layer_norm(dtype: Any, name: str | None = None) -> nn.LayerNorm:
@@ -145,7 +146,7 @@ class CodeHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.tanh(linear(2 * x.shape[-1], self.dtype, "hidden")(x))
-        return linear(self.codes, self.dtype, "logits")(x).astype(jnp.float32)
+        return Logits(self.codes, dtype=self.dtype, kernel_init=INIT, name="logits")(x)
 
 
 class TiTok(nn.Module):

@@ -282,6 +282,10 @@ def count(preset, patches=257, patch=3 * 16**2):
     return total + (width + 1) * patch + 9 * 3 * 3 + 3
 
 
+# Of the paper's tables (quoted from memory): with the decoder of MaskGIT's VQGAN.
+MILLIONS = {"titok_l32": 641, "titok_b64": 205, "titok_s128": 83}
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_published_sizes_build(name):
     model = TOKENIZERS[name]()
@@ -289,6 +293,10 @@ def test_published_sizes_build(name):
     shapes = flatten(jax.eval_shape(model.init, jax.random.key(0), images)["params"])
     own = sum(leaf.size for path, leaf in shapes.items() if not path.startswith("proxy/"))
     assert own == count(PRESETS[name])
+    if name in MILLIONS:
+        assert sum(leaf.size for leaf in shapes.values()) / 1e6 == pytest.approx(
+            MILLIONS[name], rel=0.01
+        )
     assert model.spec(256).grid == (PRESETS[name]["num_latents"],)
 
 
