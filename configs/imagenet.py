@@ -1,7 +1,9 @@
 """LlamaGen on ImageNet: published sizes and recipe (paper, Tables 6 and 8; issue 8 of the repository).
 
-Codes of both published sets of ten crops, then training on them:
+The released tokenizer as a run, codes of both published sets of ten crops, then training on them:
 
+    python -m imgen.convert --system llamagen_vq16 --checkpoint vq_ds16_c2i.pt --config configs/vq.py:vq16 \
+        --out VQ16_RUN
     for RANGE in 1.1 1.05; do for SPLIT in train validation; do
       python -m imgen.encode --workdir VQ16_RUN --dataset imagenet2012 --split $SPLIT \
           --ten_crop --crop_range $RANGE --out codes_$RANGE

@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import jax
 
+from imgen.config import OVERRIDE
 from imgen.errors import NonFiniteLoss, UserError
 from imgen.training.progress import CLEAR_LINE
 from imgen.training.signals import Interrupted
@@ -25,6 +26,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; see --help")
+
+    def parse_with_overrides(
+        self, argv: Sequence[str] | None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """The flags, and the "--config.key=value" beside them."""
+        args, rest = self.parse_known_args(argv)
+        if unknown := [arg for arg in rest if not arg.startswith(OVERRIDE)]:
+            self.error(f"unknown argument {unknown[0]!r}")
+        return args, rest
 
 
 def run(main: Callable[[], None], log_to: TextIO | None = None) -> int:

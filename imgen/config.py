@@ -97,6 +97,13 @@ def read_config(workdir: str | Path, where: str = "--workdir") -> FrozenConfigDi
         raise UserError(f"{path} is not readable JSON ({error}); give --config") from None
 
 
+def write_config(config: FrozenConfigDict, workdir: str | Path) -> None:
+    """RUN/config.json, which appears only when it is whole."""
+    unfinished = Path(workdir) / "config.tmp"
+    unfinished.write_text(to_json(config))
+    unfinished.replace(Path(workdir) / "config.json")
+
+
 def check_resume(old: FrozenConfigDict, new: FrozenConfigDict, workdir: str | Path) -> list[str]:
     """What a resumed run changes, in lines. Raises UserError for another model or data."""
     before, after = _flat(old), _flat(new)

@@ -6,6 +6,12 @@ checked where we know it (--expect_sha256 PREFIX names another, --any_weights ch
 the file; a .safetensors or .npz file with the official keys does without. --back turns S.safetensors into
 DIR/S_official.safetensors. CLIP of any size keeps Hugging Face's keys, whose own .safetensors need no
 conversion.
+With --config, its recipe, a tokenizer becomes a run in DIR instead, which every command takes:
+
+    python -m imgen.convert --system llamagen_vq16 --checkpoint vq_ds16_c2i.pt --config configs/vq.py:vq16 \
+        --out VQ16_RUN
+    python -m imgen.evaluate --workdir VQ16_RUN
+    python -m imgen.train ... --config.init.tokenizer=VQ16_RUN
 """
 
 import hashlib
@@ -18,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from imgen import cli, paths, weights
+from imgen import cli, config, paths, runs, weights
 from imgen.errors import UserError, did_you_mean
 from imgen.interop import clip, inception, tokenizers
 from imgen.interop.files import read_arrays
@@ -48,14 +54,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     check.add_argument(
         "--back", action="store_true", help="FILE is ours; write the official layout"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--config", metavar="FILE.py[:ARG]",
+        help="of a tokenizer: DIR becomes a run of this config (--config.key=value changes it)",
+    )  # fmt: skip
+    args, overrides = parser.parse_with_overrides(argv)
     if args.system not in SYSTEMS:
         hint = did_you_mean(args.system, list(SYSTEMS))
         parser.error(f"--system {args.system!r} is none of {', '.join(SYSTEMS)} {hint}")
+    if overrides and not args.config:
+        parser.error(f"{overrides[0]} goes with --config")
+    if args.config and (args.back or args.system not in tokenizers.LAYOUTS):
+        parser.error(f"--config goes with a tokenizer's weights: {', '.join(tokenizers.LAYOUTS)}")
+    settings = config.load_config(args.config, overrides) if args.config else None
     system, file = SYSTEMS[args.system], Path(args.checkpoint)
+    if settings:
+        system = tokenizers.of_size(args.system, runs.build_tokenizer(settings)[0])
     if not file.is_file():
         raise UserError(f"--checkpoint {file}: no such file")
     out = cli.make_workdir(args.out, "--out")
+    if settings and "tokenizer" not in settings.train:
+        raise UserError("--config must be a tokenizer's recipe, with config.train.tokenizer")
+    if settings and (out / "config.json").exists():
+        raise UserError(f"{out} holds a run already: choose another --out")
     about = {"system": args.system, "source": file.name, "source_sha256": sha256(file)}
     if args.back:
         if system.like is None:
@@ -64,8 +85,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         arrays = system.to_official(weights.read(file, system.like(), args.system)[0])
     else:
         check_hash(file, about["source_sha256"], system, args.expect_sha256, args.any_weights)
+        params = system.to_ours(read_state(file, system))
+        if settings:
+            runs.write_tokenizer_run(out, settings, params, about)
+            return log.info("%s is a run of %s now", out, args.config)
         target = out / f"{args.system}.safetensors"
-        arrays = paths.flatten(system.to_ours(read_state(file, system)))
+        arrays = paths.flatten(params)
     weights.write(target, arrays, about)
     log.info("wrote %s (%d tensors)", target, len(arrays))
 

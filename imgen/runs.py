@@ -136,6 +136,19 @@ def load_tokenizer(run: str | Path, which: str = "latest") -> TrainedTokenizer:
     return TrainedTokenizer(tokenizer, params, spec, step)
 
 
+def write_tokenizer_run(workdir: str | Path, settings, params: Any, about: dict[str, str]) -> None:
+    """Makes a folder the run of a tokenizer that was trained elsewhere, of 0 steps.
+
+    params: of the tokenizer that the config describes, host arrays.   about: where they are from, kept in
+    the checkpoint's meta.
+    """
+    with Checkpointer(checkpoint_dir(workdir, "tokenizer")) as checkpointer:
+        state = {"params": jax.tree.map(jnp.asarray, params)}
+        checkpointer.save(0, state, {**about, "data": {"next_index": 0}, "seconds": 0.0})
+        checkpointer.wait()
+    config.write_config(settings, workdir)
+
+
 def load_carried_tokenizer(run: str | Path) -> TrainedTokenizer | None:
     """The tokenizer that the newest readable checkpoint of a run's generator carries, if there is one."""
     settings = config.read_config(run)

@@ -34,10 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", metavar="FILE.py[:ARG]", help="default: RUN/config.json")
     parser.add_argument("--workdir", required=True, metavar="RUN", help="the run's folder")
     cli.add_distributed(parser)
-    args, rest = parser.parse_known_args(argv)
-    unknown = [a for a in rest if not a.startswith(config.OVERRIDE)]
-    if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}")
+    args, rest = parser.parse_with_overrides(argv)
     cli.join(args.distributed)
     cli.use_compilation_cache()
     workdir = cli.make_workdir(args.workdir)
@@ -48,7 +45,8 @@ def train(settings, workdir: Path) -> None:
     """Trains every stage of a config that isn't finished in `workdir` yet, and reports."""
     mesh = construct(make_mesh, config.plain(settings.get("mesh", {})), "config.mesh")
     check(settings, workdir, mesh)
-    _save_config(settings, workdir)
+    if jax.process_index() == 0:
+        config.write_config(settings, workdir)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
     writer, began = MetricWriter(workdir), time.monotonic()
     meta = {"config": config.to_json(settings)}
@@ -78,14 +76,6 @@ def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
         for change in config.check_resume(config.read_config(workdir), settings, workdir):
             log.info("changed since the last start: %s", change)
     return settings
-
-
-def _save_config(settings, workdir: Path) -> None:
-    """RUN/config.json."""
-    if jax.process_index() == 0:
-        unfinished = workdir / "config.tmp"
-        unfinished.write_text(config.to_json(settings))
-        unfinished.replace(workdir / "config.json")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from imgen import cli, convert, paths, weights
+from imgen import cli, config, convert, evaluate, paths, runs, train, weights
 from imgen.errors import UserError
 from imgen.evaluation import networks
 from imgen.evaluation.inception import abstract_params
 from imgen.evaluation.records import Protocol
-from imgen.interop import clip, inception, tokenizers
+from imgen.interop import clip, inception, taming, tokenizers
 from imgen.interop.system import by_table
 from imgen.interop.table import LINEAR, Row, to_official
 from tests.conditioning.tiny_clip import random_params, tiny_clip
@@ -102,14 +102,72 @@ def test_other_networks_are_not_taken_for_inception(published):
             inception.SYSTEM.to_ours(given)
 
 
+LARGE = (
+    "taming_vqgan_16384",
+    "titok_l32",
+    "titok_b64",
+    "titok_bl64",
+    "titok_bl128",
+    "instella_bae",
+)
+
+
 def test_every_published_tokenizer_goes_there_and_back():
     """At its published size; that the numbers are right is shown by its golden file and its own tests."""
     for name, system in tokenizers.SYSTEMS.items():
-        if name == "taming_vqgan_16384":
-            continue  # the smaller one's layout
+        if name in LARGE:
+            continue  # a smaller one's layout
         params = jax.tree.map(lambda x: np.zeros(x.shape, np.int8), system.like())
         back = system.to_ours(system.to_official(params))
         assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, params), name
+
+
+@pytest.fixture
+def small_vq(tmp_path):
+    """A file of taming's layout with random weights, and the config of such a small one."""
+    small = "configs/vq.py:taming_vqgan,smoke"
+    tokenizer, _ = runs.build_tokenizer(config.load_config(small))
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    params = jax.jit(tokenizer.init)(jax.random.key(0), images)["params"]
+    save_file(to_official(taming.rows(), params), tmp_path / "vq.safetensors")
+    return small, tmp_path / "vq.safetensors", tokenizer, params
+
+
+def test_a_tokenizer_becomes_a_run_that_commands_take(capsys, tmp_path, small_vq):
+    small, file, tokenizer, params = small_vq
+    assert run(capsys, file, tmp_path / "vq", "--config", small, system="taming_vqgan")[0] == 0
+    found = runs.load_tokenizer(tmp_path / "vq")
+    assert found.module == tokenizer and found.step == 0
+    assert jax.tree.map(np.array_equal, found.params, params)
+    argv = ["--workdir", f"{tmp_path / 'vq'}", "--num", "8", "--batch_size", "8"]
+    assert cli.run(lambda: evaluate.main(argv)) == 0
+    assert '"images": 8' in capsys.readouterr().out
+    argv = ["--config", small, "--workdir", f"{tmp_path / 'on'}"]
+    argv += [f"--config.init.tokenizer={tmp_path / 'vq'}", "--config.train.tokenizer.steps=1"]
+    assert cli.run(lambda: train.main(argv)) == 0
+    capsys.readouterr()
+    assert "already" in fails(
+        capsys, file, tmp_path / "vq", "--config", small, system="taming_vqgan"
+    )
+
+
+def test_what_is_wrong_with_a_converted_runs_config_is_one_line(capsys, tmp_path, small_vq, toy):
+    small, file, *_ = small_vq
+    out, wider = tmp_path / "run", "--config.tokenizer.ch=16"
+    for flags, system, words in (
+        (
+            ["--config", small, wider],
+            "taming_vqgan",
+            "but the model has (16,); is the checkpoint of this model's size?",
+        ),
+        (["--config", "configs/imagenet.py:llamagen_b"], "taming_vqgan", "a tokenizer's recipe"),
+        (["--config", small], "toy", "goes with a tokenizer's weights"),
+        (["--config", small, "--back"], "taming_vqgan", "goes with a tokenizer's weights"),
+        ([wider], "taming_vqgan", "goes with --config"),
+        (["--confg", small], "taming_vqgan", "unknown argument '--confg'"),
+    ):
+        assert words in fails(capsys, file, out, *flags, system=system), words
+        assert not (out / "config.json").exists()
 
 
 def test_clip_of_any_size_becomes_a_file_that_metrics_read(capsys, tmp_path):
