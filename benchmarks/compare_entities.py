@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--solver_steps", type=int, default=20, help="for each entity or token")
     parser.add_argument("--samples", type=int, default=64, help="pictures in a grid")
     parser.add_argument("--seconds", type=float, default=3.0, help="to time each sampling for")
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_with_overrides(argv)
     names = args.models.split(",")
     for name in names:
         if name not in NAMES:

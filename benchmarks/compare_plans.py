@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--no_size_b", dest="size_b", action="store_false", help="no timing at LlamaGen-B's size"
     )
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_with_overrides(argv)
     plans = args.plans.split(",")
     for plan in plans:
         if plan not in PLANS:

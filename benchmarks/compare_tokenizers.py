@@ -48,9 +48,8 @@ PREFIX_IMAGES = (
 NOTE = (
     f"On all held-out images (points of flextok's fewer tokens: the first {PREFIX_IMAGES:,}). "
     "Bits at fixed length; continuous latents have none. Usage: share of the codes that occur in the "
-    "held-out set, or of the bits that take both values. Entropy/bits: entropy of one code, or of one bit, "
-    "over its length. Decoding: all decoders "
-    "timed in turns, medians."
+    "held-out set, be they indices or made of bits. Entropy/bits: entropy of one code over its length. "
+    "Decoding: all decoders timed in turns, medians."
 )
 
 
@@ -62,14 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each decoder for")
     parser.add_argument("--smoke", action="store_true", help="tiny models on drawn shapes")
-    args, overrides = parser.parse_known_args(argv)
-    known = SIZES
-    names = args.tokenizers.split(",") if args.tokenizers else known
-    for name in names:
-        if name not in known:
-            raise UserError(f"--tokenizers {name!r} is none of {', '.join(known)}")
+    args, overrides = parser.parse_with_overrides(argv)
+    asked = args.tokenizers.split(",") if args.tokenizers else SIZES
+    for name in asked:
+        if name not in SIZES:
+            raise UserError(f"--tokenizers {name!r} is none of {', '.join(SIZES)}")
     cli.use_compilation_cache()
     out = cli.make_workdir(args.out, "--out")
+    needed = {"kl"} if "flextok" in asked and not (out / "kl").exists() else set()
+    names = [name for name in SIZES if name in {*asked, *needed}]  # kl comes before flextok
     for name in names:
         arg = ",".join([name, args.data, *(["smoke"] if args.smoke else [])])
         changes = [f"train.tokenizer.steps={args.steps}", *overrides]
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             train.train(settings, workdir)
             draw(out / f"{name}.png", workdir, settings)
             done.write_text(json.dumps(measure(name, workdir, settings)))
-    there = [name for name in known if (out / name / "row.json").exists()]
+    there = [name for name in SIZES if (out / name / "row.json").exists()]
     rows = [json.loads((out / name / "row.json").read_text()) for name in there]
     for row in rows:
         if row["steps"] != args.steps:
@@ -114,10 +114,9 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     entropy = None
     if "perplexity" in found:
         length = spec.size if spec.kind == "bits" else np.log2(spec.size)
+        length = found.get("sub_code_bits", length)
         entropy = np.log2(found["perplexity"]) / length
-    elif "bit_entropy" in found:
-        entropy = found["bit_entropy"]
-    usage = found.get("codebook_usage", found.get("bit_usage"))
+    usage = found.get("codebook_usage")
     return {
         "name": name,
         "parameters": sum(x.size for x in paths.flatten(run.params).values()),

@@ -11,9 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from imgen import paths
-from imgen.config import plain
+from imgen.config import plain, read_config
 from imgen.errors import UserError, did_you_mean
-from imgen.runs import PARTS, build_generator, build_tokenizer, saved_shapes, tokenizer_shapes
+from imgen.runs import (
+    PARTS,
+    SILENT,
+    build_generator,
+    build_tokenizer,
+    differences,
+    saved_shapes,
+    tokenizer_shapes,
+)
 from imgen.stages import STAGES, evaluation_task, evaluators, has_checkpoint, open_source
 from imgen.training.sharding import check_batch_size
 from imgen.training.warm_start import check_warm_start
@@ -115,6 +123,7 @@ def check_tokenizer_start(tokenizer, settings, init) -> None:
     if run := init.get("tokenizer"):
         theirs = paths.flatten(saved_shapes(run, "tokenizer", where="init.tokenizer"))
         check_warm_start(ours, theirs, run, "init.tokenizer")
+        _check_meaning(tokenizer, run, "init.tokenizer", SILENT)
         given |= theirs.keys()
     for part, run in plain(init.get("parts", {})).items():
         if not run:
@@ -131,6 +140,7 @@ def check_tokenizer_start(tokenizer, settings, init) -> None:
                 f"{where}: the tokenizer of {run} has no {missing[0]}: make tokenizer.{part} its settings"
             )
         check_warm_start(inside, theirs, run, where)
+        _check_meaning(getattr(tokenizer, part), run, where)
         given |= {f"{part}/{path}" for path in theirs}
     frozen = getattr(tokenizer, "frozen", ())
     lacking = [k for k in ours if any(re.search(p, k) for p in frozen) and k not in given]
@@ -140,6 +150,15 @@ def check_tokenizer_start(tokenizer, settings, init) -> None:
         raise UserError(
             f"tokenizer.{part} is never trained here: name the run that trained it in {key}"
         )
+
+
+def _check_meaning(module, run: str, where: str, fields: Sequence[str] | None = None) -> None:
+    """Raises UserError where a run's parameters would mean something else here, though their shapes fit.
+    fields: those that are looked at, all by default."""
+    trained, _ = build_tokenizer(read_config(run, where))
+    for found in differences(module, trained):
+        if fields is None or found.split(" ")[0].split(".")[-1] in fields:
+            raise UserError(f"{where}: the tokenizer here and that of {run} differ: {found}")
 
 
 def check_data(settings, generator) -> None:

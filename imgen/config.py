@@ -17,8 +17,9 @@ OVERRIDE = "--config."
 FIXED = ("tokenizer", "generator", "data", "seed")
 # ... but where and how fast the data is read may, and what only trades memory for time.
 FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples", "remat")
-# Groups whose keys depend on another choice: new ones may be set.
+# Groups whose keys depend on another choice: new ones may be set, what they are for finds mistakes.
 OPEN = ("plan_options", "head_options", "entity_options")
+NAMED = "tokenizer"  # open too, with all its parts, and another `name` in it begins with its own defaults
 
 
 def load_config(path_with_arg: str, overrides: Sequence[str] = ()) -> FrozenConfigDict:
@@ -46,9 +47,13 @@ def choose(arg: str | None, sizes: Sequence[str], where: str) -> tuple[str, set[
 
 
 def override(config: ConfigDict | FrozenConfigDict, overrides: Sequence[str]) -> FrozenConfigDict:
-    """A copy of `config` with "a.b=value" applied."""
+    """A copy of `config` with "a.b=value" applied.
+
+    Another `name` of a tokenizer or of one of its parts comes before its other keys and drops what the config
+    says of the old one, but for the dtype.
+    """
     config = ConfigDict(config.to_dict()).unlock()  # ConfigDict(config) would share the groups
-    for item in overrides:
+    for item in sorted(overrides, key=lambda item: not _names(item.partition("=")[0])):
         key, equals, text = item.removeprefix(OVERRIDE).partition("=")
         if not equals:
             raise UserError(f"{item!r} has no value; write {OVERRIDE}{key}=VALUE")
@@ -56,12 +61,22 @@ def override(config: ConfigDict | FrozenConfigDict, overrides: Sequence[str]) ->
         group = config
         for name in groups:
             group = group.get(name) if isinstance(group, ConfigDict) else None
-        is_open = bool(groups) and groups[-1] in OPEN
+        is_open = bool(groups) and (groups[-1] in OPEN or groups[0] == NAMED)
         if not isinstance(group, ConfigDict) or not (last in group or is_open):
             raise UserError(f"the config has no key {key!r}{_did_you_mean(key, _keys(config))}")
+        value = _parse(key, text, group.get(last))
+        if _names(key) and value != group.get(last):
+            for other in set(group) - {"name", "dtype"}:
+                del group[other]
         with config.ignore_type():
-            group[last] = _parse(key, text, group.get(last))
+            group[last] = value
     return FrozenConfigDict(config)
+
+
+def _names(key: str) -> bool:
+    """Whether a key says which tokenizer, or which part of one, a group is of."""
+    parts = key.removeprefix(OVERRIDE).split(".")
+    return parts[0] == NAMED and parts[-1] == "name"
 
 
 def plain(value):
@@ -172,6 +187,8 @@ def _parse(key: str, text: str, old: Any) -> Any:
         raise UserError(f"{key!r} is a group; set one of its keys: {', '.join(sorted(old))}")
     if text == "None":
         return None
+    if old is None and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if isinstance(old, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
+
 from imgen.errors import UserError, did_you_mean
 
 
@@ -14,8 +16,11 @@ def construct(constructor: Callable, arguments: Mapping[str, Any], where: str, *
     constructor doesn't have or one that is missing.
     """
     parameters = inspect.signature(constructor).parameters
-    names = [name for name, p in parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    open_ended = len(names) < len(parameters)
+    kinds = {name: parameter.kind for name, parameter in parameters.items()}
+    open_ended = inspect.Parameter.VAR_KEYWORD in kinds.values()
+    names = [name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_KEYWORD]
+    if inspect.isclass(constructor) and issubclass(constructor, nn.Module):
+        names = [name for name in names if name not in ("name", "parent")]  # Flax's own
     for name in arguments:
         if name not in names and not open_ended:
             hint = did_you_mean(name, names) or f"there are {', '.join(names)}"

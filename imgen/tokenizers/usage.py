@@ -3,7 +3,8 @@
 A tally holds sums over a batch, which add up over batches, devices and microbatches:
 
     index       counts [K]: how often each code occurs
-    bits        ones [D]: how often each bit is set; positions; for up to WHOLE_BITS bits also counts [2^D]
+    bits        ones [D]: how often each bit is set; positions; counts [S, 2^(D/S)] of its S sub-codes (S is 1
+                for up to MOST_BITS bits)
     continuous  sum, square: of all channels; values: how many
 """
 
@@ -16,7 +17,8 @@ from imgen.latents import LatentSpec
 from imgen.tokenizers import codebook
 
 Tally = dict[str, jax.Array]
-WHOLE_BITS = 16  # codes of more bits than this are not counted whole
+MOST_BITS = 16  # of what is counted; codes of more bits are counted in parts
+ALIVE = 0.1  # bits: a bit of less entropy hardly tells anything
 
 
 def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None) -> Tally:
@@ -28,10 +30,12 @@ def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None
     positions = weights.sum() * rows.shape[1]
     if spec.kind == "bits":
         sums = {"ones": jnp.einsum("b,bpd->d", weights, rows), "positions": positions}
-        if spec.size <= WHOLE_BITS:
-            whole = sub_codes(latents, 1)[..., 0]
-            sums["counts"] = codebook.code_counts(whole, 2**spec.size, weights)
-        return sums
+        cuts = (n for n in range(1, spec.size + 1) if spec.size % n == 0)
+        parts = next(n for n in cuts if spec.size // n <= MOST_BITS)
+        size = 2 ** (spec.size // parts)
+        codes = sub_codes(latents, parts) + size * jnp.arange(parts)
+        counts = codebook.code_counts(codes, parts * size, weights)
+        return sums | {"counts": counts.reshape(parts, size)}
     return {
         "sum": jnp.einsum("b,bpd->", weights, rows),
         "square": jnp.einsum("b,bpd->", weights, jnp.square(rows)),
@@ -42,30 +46,35 @@ def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None
 def summarize(sums: Tally) -> dict[str, float]:
     """What the sums of a whole evaluation come to, on the host.
 
-    index, and bits that are counted whole: codebook_usage, the share of the codes that occurred, and
-        perplexity, exp of their entropy.
-    bits: bit_usage, the share of the bits that took both values, and bit_entropy, the mean over the bits
-        of each one's entropy in bits (1: set half of the time).
+    index, bits: codebook_usage, the share of the codes that occurred, and perplexity, exp of their entropy.
+        Of bits that are counted in parts both are of a sub-code of sub_code_bits bits, on average (of the
+        entropies).
+    bits: bit_usage, the share of the bits with an entropy of at least ALIVE, and bit_entropy, the mean over
+        the bits of each one's entropy in bits (1: set half of the time).
     continuous: latent_mean and latent_std over all channels.
     """
     found = {}
     if "counts" in sums:
-        found["codebook_usage"] = float(np.mean(sums["counts"] > 0))
-        found["perplexity"] = float(codebook.perplexity(jnp.asarray(sums["counts"])))
+        counts = np.atleast_2d(sums["counts"])  # [S, K]
+        found["codebook_usage"] = float(np.mean(counts > 0))
+        each = [codebook.perplexity(jnp.asarray(part)) for part in counts]
+        found["perplexity"] = float(np.exp(np.mean(np.log(each))))
+        if len(counts) > 1:
+            found["sub_code_bits"] = float(np.log2(counts.shape[1]))
     if "ones" in sums:
-        share = sums["ones"] / np.maximum(sums["positions"], 1)
-        found["bit_usage"] = float(np.mean((share > 0) & (share < 1)))
-        found["bit_entropy"] = float(bit_entropy(jnp.asarray(share)))
+        entropy = bit_entropies(jnp.asarray(sums["ones"] / np.maximum(sums["positions"], 1)))
+        found["bit_usage"] = float(np.mean(entropy >= ALIVE))
+        found["bit_entropy"] = float(np.mean(entropy))
     if "sum" in sums:
         mean, deviation = moments(sums)
         found |= {"latent_mean": float(mean), "latent_std": float(deviation)}
     return found
 
 
-def bit_entropy(share: jax.Array) -> jax.Array:
-    """Mean entropy, in bits, of bits that are set with probability `share` [D]."""
+def bit_entropies(share: jax.Array) -> jax.Array:
+    """Entropy, in bits, of each of the bits that are set with probability `share` [D]."""
     p = jnp.clip(share, 1e-7, 1 - 1e-7)
-    return -jnp.mean(p * jnp.log2(p) + (1 - p) * jnp.log2(1 - p))
+    return -(p * jnp.log2(p) + (1 - p) * jnp.log2(1 - p))
 
 
 def moments(sums: Tally) -> tuple[jax.Array, jax.Array]:
@@ -115,6 +124,6 @@ def report(state: codebook.CodebookState, step: jax.Array, window: int) -> dict[
             "perplexity": codebook.perplexity(state["usage"]),
         }
     if "ones" in state:
-        return {"bit_entropy": bit_entropy(state["ones"])}
+        return {"bit_entropy": jnp.mean(bit_entropies(state["ones"]))}
     deviation = jnp.sqrt(jnp.maximum(state["square"] - jnp.square(state["mean"]), 0.0))
     return {"latent_mean": state["mean"], "latent_std": deviation}

@@ -140,6 +140,9 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
 
     workdir, moved = tmp_path / "run", tmp_path / "vae"
     shutil.copytree(vae, moved)
+    other = [f"--config.init.parts.vae={moved}", "--config.tokenizer.vae.groups=4"]
+    assert cli.run(lambda: train.main([*argv, *other])) == 2
+    assert "groups 4, not 8" in capsys.readouterr().err  # no shape tells
     overrides = [f"init.parts.vae={moved}", "tokenizer.registers=4"]
     overrides.append("train.tokenizer.checkpoint_every=2")
     trained("flextok", workdir, *overrides)

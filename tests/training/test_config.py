@@ -30,7 +30,6 @@ def test_overrides_keep_types(file):
         [
             "--config.tokenizer.grid=(8, 8)",
             "--config.tokenizer.scale=2",
-            "--config.tokenizer.name=fsq",
             "tokenizer.norm=true",
             "train.clip_norm=None",
             "train.weights=/some/file.npz",
@@ -38,11 +37,19 @@ def test_overrides_keep_types(file):
     )
     assert loaded.tokenizer.grid == (8, 8)
     assert loaded.tokenizer.scale == 2.0 and isinstance(loaded.tokenizer.scale, float)
-    assert loaded.tokenizer.name == "fsq" and loaded.tokenizer.norm is True
+    assert loaded.tokenizer.norm is True
     assert loaded.train.clip_norm is None and loaded.train.weights == "/some/file.npz"
     assert loaded.train.steps == 10
     with pytest.raises(AttributeError):
         loaded.seed = 1
+
+
+def test_another_tokenizer_begins_with_its_own_defaults(file):
+    changes = ["tokenizer.levels=(8, 8)", "tokenizer.name=fsq", "tokenizer.causal=true"]
+    found = config.load_config(file, changes).tokenizer.to_dict()
+    assert found == {"name": "fsq", "levels": (8, 8), "causal": True}
+    same = config.load_config(file, ["tokenizer.name=vq"]).tokenizer
+    assert same == config.load_config(file).tokenizer
 
 
 def test_json_keeps_tuples(file):
@@ -55,7 +62,7 @@ def test_json_keeps_tuples(file):
 @pytest.mark.parametrize(
     "argument, override, message",
     [
-        ("", "tokenizer.widht=3", "no key 'tokenizer.widht'; did you mean 'tokenizer.width'"),
+        ("", "train.stepz=3", "no key 'train.stepz'; did you mean 'train.steps'"),
         ("", "width.more=3", "no key 'width.more'"),
         ("", "seed.more=3", "no key 'seed.more'"),
         ("", "tokenizer.width=wide", "tokenizer.width=wide: a whole number is needed"),

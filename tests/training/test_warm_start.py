@@ -9,6 +9,9 @@ from imgen import paths
 from imgen.errors import UserError
 from imgen.generators import make_generator
 from imgen.latents import LatentSpec
+from imgen.runs import differences
+from imgen.tokenizers.titok import published
+from imgen.tokenizers.vq import vq
 from imgen.training.generator_task import SHARDING_RULES, GeneratorTask
 from imgen.training.sharding import make_mesh
 from imgen.training.state import abstract_state, init_state
@@ -54,3 +57,10 @@ def test_another_width_or_an_unrelated_model_is_refused():
         check_warm_start(params, wider, "RUN", "init.generator")
     with pytest.raises(UserError, match="shares no parameter"):
         check_warm_start(params, {"other": np.zeros(1)}, "RUN", "init.generator")
+
+
+def test_what_no_shape_tells_is_compared():
+    one, other = published("titok_s128"), published("titok_s128", legacy=False, dtype=jnp.bfloat16)
+    assert differences(one, other) == ["legacy True, not False"]
+    assert differences(vq(), vq(dropout=0.1, dtype=jnp.bfloat16)) == []
+    assert "groups" in differences(vq(), vq(groups=16))[0]
