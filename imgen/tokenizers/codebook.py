@@ -149,7 +149,7 @@ def cluster_online(
     return share, (1.0 - move) * table + move * rows
 
 
-def nearest_features(features: jax.Array, table: jax.Array, max_bytes: int = 2**28) -> jax.Array:
+def nearest_features(features: jax.Array, table: jax.Array, max_bytes: int = 2**27) -> jax.Array:
     """The feature nearest to each code, the first of equals: [N, D], [K, D] -> int32 [K].
 
     The codes are taken in chunks so that no tensor of over `max_bytes` on a device is built: each needs

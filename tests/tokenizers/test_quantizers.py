@@ -55,13 +55,13 @@ def loops(function, *shapes):
 @pytest.mark.parametrize("search", [nearest_codes, codebook.nearest_features])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_search_over_16384_codes_stays_under_256_mib_on_each_device(search, devices):
-    """32 images of 256x256 at VQ-16 on each device, and never more than two chunks of codes."""
+    """32 images of 256x256 at VQ-16 on each device, and never more than four chunks of codes."""
     with over(devices) as split:
         shape, table = (devices * 32 * 256, 8), jax.ShapeDtypeStruct((16384, 8), jnp.float32)
         z = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
-        assert loops(search, z, table) == 2
+        assert loops(search, z, table) == 4
         memory = jax.jit(search).lower(z, table).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 2**28 + 2**23  # one chunk of scores and small change
+    assert memory.temp_size_in_bytes < 2**28  # of all tensors together
 
 
 def test_limits_are_those_of_one_device_and_no_result_depends_on_the_pieces():
@@ -323,7 +323,13 @@ MANY = (32, 16, 16)  # the positions of 32 images of 256x256 at 16 pixels a code
 
 @pytest.mark.parametrize(
     "quantizer",
-    [IBQ(16384, 256), ResidualQuantizer(16384, 64), LFQ(14, clip_log=True), BSQ(36, group_size=18)],
+    [
+        VectorQuantizer(16384, 256, entropy_weight=0.1),
+        IBQ(16384, 256),
+        ResidualQuantizer(16384, 64),
+        LFQ(14, clip_log=True),
+        BSQ(36, group_size=18),
+    ],
     ids=lambda q: type(q).__name__,
 )
 def test_training_with_16384_codes_stays_under_256_mib(quantizer):
@@ -335,7 +341,7 @@ def test_training_with_16384_codes_stays_under_256_mib(quantizer):
         return sum(out.losses.values()) + jnp.sum(out.values)
 
     memory = jax.jit(jax.grad(loss, (0, 1))).lower(params, z).compile().memory_analysis()
-    assert memory.temp_size_in_bytes < 2**28 + 2**24  # one chunk of a search and small change
+    assert memory.temp_size_in_bytes < 2**28  # of all tensors together
 
 
 def test_online_clustering_moves_dead_codes_onto_features_and_leaves_even_ones():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from imgen.nn.constrain import LOGICAL_AXES
 
-MAX_BYTES = 2**26  # a softmax and its gradient keep three or four tensors of a piece's size
+MAX_BYTES = 2**25  # with what a softmax and its gradient keep, a training step stays under 256 MiB
 
 
 def rows_per_device(rows: int) -> int:

@@ -16,7 +16,7 @@ def squared_distances(z: jax.Array, codebook: jax.Array) -> jax.Array:
     return jnp.square(z).sum(-1)[:, None] + jnp.square(codebook).sum(-1) - 2.0 * products
 
 
-def nearest_codes(z: jax.Array, codebook: jax.Array, max_bytes: int = 2**28) -> jax.Array:
+def nearest_codes(z: jax.Array, codebook: jax.Array, max_bytes: int = 2**27) -> jax.Array:
     """Index of the nearest code, the smallest one of equals: z [..., D], [K, D] -> int32 [...].
 
     No tensor of over `max_bytes` on a device is built: the codes are searched in chunks, each against all
