@@ -117,9 +117,10 @@ def reconstructions(request: Request, sharding: NamedSharding) -> Subject:
 
 
 def files(request: Request, fit: Fit | None = None) -> Subject:
-    """The images of --samples; fit: how a network takes those of a folder. A file of imgen.sample tells how
-    they were drawn."""
+    """The images of --samples; fit: how a network takes those of a folder, unless they are resized before. A
+    file of imgen.sample tells how they were drawn."""
     where, protocol, about = request.samples, {}, {}
+    fit = None if request.resize_to else fit
     cropped = where.startswith("tfds:") or Path(where).expanduser().is_dir()
     size = request.image_size if cropped else None
     images = open_images(where, num=request.num, size=size, data_dir=request.data_dir, fit=fit)

@@ -75,6 +75,24 @@ def test_cmmd_of_files_folders_and_stored_embeddings(files, tmp_path, capsys):
     assert abs(same[key]["value"]) < 1e-6 < 1e-4 < result["value"]
 
 
+def test_resized_samples_of_a_folder_are_those_of_a_file(files, tmp_path, capsys):
+    """Resized from their own size, not from CLIP's, and only then prepared for CLIP."""
+    for i, picture in enumerate(pictures(20, size=32)):
+        Image.fromarray(picture).save(tmp_path / f"{i:02}.png")
+    common = ["--metrics", "cmmd,clipscore", "--clip_weights", "clip", "--reference", "b.npz"]
+    common += ["--clip_vocab", "merges.txt", "--prompts", "prompts.txt", "--resize_to", "20"]
+    found = {}
+    for samples in ("a.npz", f"{tmp_path}"):
+        status, found[samples], err = run(capsys, files, "--samples", samples, *common)
+        assert status == 0, err
+    of_file, of_folder = found.values()
+    assert len(of_file) == 2 and of_file.keys() == of_folder.keys()
+    for name, result in of_file.items():
+        assert of_folder[name]["value"] == result["value"]
+        assert of_folder[name]["protocol"] == result["protocol"]
+    assert result["protocol"]["size"] == 32
+
+
 def test_clip_score_is_the_mean_over_images_and_their_prompts(files, capsys):
     model, params = clip.load(files / "clip")
     tokenizer = clip_bpe.load(files / "merges.txt")
