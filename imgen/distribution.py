@@ -19,7 +19,7 @@ from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import ROWS, Extractor, check_served
+from imgen.evaluation.features import ROWS, Extractor, check_number, check_served
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.pairs import PAIRED, check_pairs, pair_means
 from imgen.evaluation.records import Protocol
@@ -131,6 +131,7 @@ class Measurement:
                 subject = self._reconstructions if decoded else self._samples
             else:
                 subject = subjects.files(self.request, network.prepare)
+            check_number(subject.images, needs_of_samples(own))
             name = ""
             if needs or self.request.reference:
                 opened = functools.partial(self._reference_images, subject, extractor)

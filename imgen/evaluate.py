@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(
             "--num, --reference_num, --image_size, --resize_to and --batch_size must be at least 1"
         )
+    if empty := [n for n, value in vars(args).items() if value == "" and n != "clip_prefix"]:
+        parser.error(f"--{empty[0]} is empty: give it a value or leave it out")
     if args.write_reference and not args.write_reference.endswith(".npz"):
         parser.error("--write_reference must end in .npz")
     if args.detections is not None:

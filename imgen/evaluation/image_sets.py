@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -164,7 +164,7 @@ def of_npz(path: Path, num: int | None = None) -> ImageSet:
     def read(batch_size: int) -> Batches:
         own = batch_size // jax.process_count()
         before = own * jax.process_index()
-        with _open(path) as archive, archive.open("arr_0.npy") as file:
+        with _open(path) as archive, _member(path, archive) as file:
             _header(path, file)
             for start in range(0, num, batch_size):
                 rows = min(batch_size, num - start)
@@ -189,7 +189,7 @@ def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 def _open(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as e:
+    except Exception as e:  # zipfile raises unlike errors on a damaged file, as zlib and numpy below
         raise UserError(f"{path}: not a readable .npz file ({e})") from e
 
 
@@ -197,14 +197,21 @@ def _read(path: Path, what: Callable) -> Any:
     with _open(path) as archive:
         if "arr_0.npy" not in archive.namelist():
             raise UserError(f"{path} holds no images (arr_0): give a file or a folder that does")
-        with archive.open("arr_0.npy") as file:
+        with _member(path, archive) as file:
             return what(file)
+
+
+def _member(path: Path, archive: zipfile.ZipFile) -> IO[bytes]:
+    try:
+        return archive.open("arr_0.npy")
+    except Exception as e:
+        raise UserError(f"{path}: arr_0 is not readable ({e}); fetch or write it again") from e
 
 
 def _bytes(path: Path, file, count: int) -> bytes:
     try:
         data = file.read(count)
-    except (OSError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:
         raise UserError(f"{path}: damaged ({e}); fetch or write it again") from e
     if len(data) != count:
         raise UserError(f"{path}: damaged (it ends early); fetch or write it again")
@@ -220,7 +227,7 @@ def _header(path: Path, file) -> tuple[int, ...]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = parse[version](file)
-    except (ValueError, KeyError, zipfile.BadZipFile) as e:
+    except Exception as e:
         raise UserError(f"{path}: arr_0 is not a readable array ({e})") from e
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or not all(shape):
         raise UserError(

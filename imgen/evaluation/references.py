@@ -93,7 +93,7 @@ def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
         raise UserError(f"{path}: no such file of embeddings")
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e:
+    except Exception as e:  # numpy raises unlike errors on a damaged file
         raise UserError(f"{path}: not a readable .npy file ({e})") from e
     found, width = checked(found, f"embeddings in {path}"), network.widths["embedding"]
     if found.shape[1] != width:
