@@ -246,7 +246,7 @@ class Measurement:
             if not self.request.lpips_weights:
                 raise UserError(f"lpips needs --lpips_weights FILE: {lpips.HOW}")
             found = lpips.load_any(self.request.lpips_weights)
-        check_pairs(subject.images, originals, metrics)
+        check_pairs(subject.images, originals, metrics, found and found[0])
         return subject, originals, metrics, found
 
     def _of_pairs(self, subject, originals, metrics, lpips_weights) -> dict:

@@ -32,6 +32,7 @@ tells how they were drawn, and of a run; not with files that don't tell.
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -41,7 +42,7 @@ from typing import Any
 
 import jax
 
-from imgen import cli, config, distribution, drawing, run_metrics
+from imgen import cli, config, distribution, drawing, paths, run_metrics
 from imgen.errors import UserError
 from imgen.evaluation import replay
 from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
@@ -83,16 +84,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.warning("%s", error)
     result = _of_run(args) if args.workdir else _of_samples(args)
     if jax.process_index() == 0:
-        print(json.dumps(result, indent=2), flush=True)
+        _check_finite(result)
+        print(json.dumps(result, indent=2, allow_nan=False), flush=True)
         if path:
             store(path, result)
+
+
+def _check_finite(result: dict[str, Any]) -> None:
+    """Raises UserError for NaN and infinity, which JSON has no words for."""
+    for where, value in paths.flatten(result).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(
+                f"{where} is {value}: look for NaN in the weights, or leave that metric out"
+            )
 
 
 def store(path: Path, result: dict[str, Any]) -> None:
     """Writes a result to a file, with what is there already of other metrics. What can't be written is warned
     of: it has been printed."""
     try:
-        merged = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        text = path.read_text("utf-8") if path.is_file() else "{}"
+        merged = json.loads(text, parse_constant=lambda _: None)  # NaN, which is no JSON
     except (OSError, ValueError) as error:
         log.warning("%s is not readable JSON (%s) and is written anew", path, error)
         merged = {}
@@ -101,7 +113,7 @@ def store(path: Path, result: dict[str, Any]) -> None:
     merged |= result | ({"results": results} if results else {})
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
+        unfinished.write_text(json.dumps(merged, indent=2, allow_nan=False) + "\n", "utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         log.warning("cannot write %s (%s); the result is only printed", path, error.strerror)

@@ -222,6 +222,10 @@ def test_results_are_added_to_those_of_before_and_printed_if_they_cannot_be_stor
     for metrics, count in (("fid", 1), ("is,psnr", 3), ("fid", 3)):
         assert run(capsys, files, *common, "--metrics", metrics)[0] == 0
         assert len(json.loads(stored.read_text())["results"]) == count
+    stored.write_text('{"results": {"lpips": {"value": NaN}}}')  # as we once wrote
+    assert run(capsys, files, *common, "--metrics", "psnr")[0] == 0
+    kept = json.loads(stored.read_text())["results"]
+    assert kept["lpips"] == {"value": None} and len(kept) == 2
     stored.write_text("{")
     status, found, err = run(capsys, files, *common, "--metrics", "psnr")
     assert status == 0 and "not readable JSON" in err
@@ -263,3 +267,10 @@ def test_protocols_know_the_samples_and_is_does_not_depend_on_other_metrics(
     ].values()
     assert smaller["protocol"]["resize"].startswith("torch_bicubic_16+")
     assert smaller["protocol"]["size"] == 32 and smaller["value"] != of_fid["value"]
+
+
+def test_a_result_that_is_not_finite_is_named_and_not_printed(files, capsys, monkeypatch):
+    monkeypatch.setattr("imgen.distribution.pair_means", lambda *_: ({"psnr": np.nan}, 0))
+    common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr"]
+    status, _, err = run(capsys, files, *common)
+    assert status == 2 and "results/psnr/20/value is nan" in err

@@ -6,6 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from imgen.errors import UserError
+from imgen.evaluation import pairs
 from imgen.evaluation.pairs import pair_means
 from imgen.evaluation.reconstruction import psnr
 from imgen.interop import lpips as interop
@@ -50,3 +51,28 @@ def test_the_trunk_is_that_of_the_weights(tmp_path):
     save_file({"features.0.bias": np.zeros(64, np.float32)}, tmp_path / "b.safetensors")
     with pytest.raises(UserError, match=r"no weights of LPIPS: give .*vgg16.*alexnet.*vgg\.pth"):
         interop.load_any(tmp_path / "b.safetensors")
+
+
+def test_images_that_leave_a_trunk_nothing_to_compare_are_refused():
+    for name, trunk in lpips.TRUNKS.items():
+        least, params = lpips.least_size(trunk), lpips.abstract_params(trunk=trunk)
+        assert least == {"vgg": 16, "alex": 31}[name]
+        for size in (least, least - 1):
+            image = jax.ShapeDtypeStruct((1, size, 64, 3), np.float32)
+            found = jax.eval_shape(lambda p, x, t=trunk: lpips.features(p, x, t), params, image)
+            assert (found[-1].size > 0) == (size == least)
+        images = images_of(np.zeros((2, least - 1, 64, 3), np.uint8))
+        with pytest.raises(UserError, match=f"{name} needs images of at least {least}x{least}"):
+            pair_means(images, images, ["lpips"], 8, sharding(), (name, params))
+
+
+def test_a_measure_that_is_not_finite_is_named_with_its_pair(monkeypatch):
+    def spoilt(x, y):
+        return jax.numpy.where(x[:, 0, 0, 0] == 0, np.nan, 1.0)
+
+    monkeypatch.setitem(pairs.PAIRED, "psnr", ("psnr", spoilt))
+    pixels = np.maximum(pictures(21), 1)
+    pixels[19, 0, 0, 0] = 0
+    images, others = images_of(pixels, "mine"), images_of(pixels, "theirs")
+    with pytest.raises(UserError, match="psnr of pair 19 of mine and theirs is not finite"):
+        pair_means(images, others, ["psnr"], 8, sharding())
