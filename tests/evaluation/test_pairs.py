@@ -49,8 +49,14 @@ def test_the_trunk_is_that_of_the_weights(tmp_path):
             expected = jax.jit(lpips.lpips, static_argnums=3)(params, *scaled, trunk).mean()
             assert means == {"lpips_alex": pytest.approx(float(expected), rel=1e-4)}
     save_file({"features.0.bias": np.zeros(64, np.float32)}, tmp_path / "b.safetensors")
-    with pytest.raises(UserError, match=r"no weights of LPIPS: give .*vgg16.*alexnet.*vgg\.pth"):
+    with pytest.raises(UserError, match=r"no weights of LPIPS: get .*vgg16.*alexnet.*vgg\.pth"):
         interop.load_any(tmp_path / "b.safetensors")
+    (tmp_path / "vgg.pth").write_bytes(b"")
+    for load in (interop.load_any, interop.load):
+        with pytest.raises(
+            UserError, match="vgg.pth has to be converted first: .*lpips_vgg.*--heads"
+        ):
+            load(tmp_path / "vgg.pth")
 
 
 def test_images_that_leave_a_trunk_nothing_to_compare_are_refused():
