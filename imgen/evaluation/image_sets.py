@@ -56,15 +56,18 @@ def open_images(
 ) -> ImageSet:
     """The images of FILE.npz, of a folder, or of "tfds:NAME:SPLIT".
 
-    num: the first so many; None for all. size: crop to it; a data set's images always are. fit: what is done
-    to a folder's images where no size is asked for.
+    num: the first so many; None for all. size: crop to it. fit: what is done to the images of a folder or a
+    data set where no size is asked for; those of a data set need one of the two.
 
     Raises UserError for what is missing, unreadable, not uint8, of unlike sizes, or fewer than `num`.
     """
     if match := DATASET.fullmatch(where):
-        if size is None:
+        if size is None and fit is None:
             raise UserError(f"{where}: --image_size is needed, to crop its images to")
         source = make_source("tfds", match[2], dataset=match[1], data_dir=data_dir)
+        if size is None:
+            size = fit(np.zeros((8, 8, 3), np.uint8)).shape[:2]
+            return of_source(source, functools.partial(_fitted, fit=fit), size, num)
         return of_source(source, EvalImages(size), size, num)
     path = Path(where).expanduser()
     if path.is_dir():
@@ -147,6 +150,10 @@ class _Files:
 
 def _as_it_is(example: dict, rng) -> dict:
     return example
+
+
+def _fitted(example: dict, rng, fit: Fit) -> dict:
+    return {"image": fit(example["image"])}
 
 
 def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> ImageSet:

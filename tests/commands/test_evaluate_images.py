@@ -20,6 +20,7 @@ from imgen.interop.lpips import rows
 from imgen.interop.table import to_official
 from imgen.tokenizers import lpips
 from tests.conditioning.tiny_clip import write_clip
+from tests.data.tiny import write_tfds
 from tests.evaluation.toy_network import pictures, untrained_weights
 
 MERGES = "#version\nd o\ndo g</w>\n"
@@ -73,6 +74,25 @@ def test_cmmd_of_files_folders_and_stored_embeddings(files, tmp_path, capsys):
         assert result["value"] == pytest.approx(cmmd(ours, theirs), rel=1e-3)
     same = run(capsys, files, *common, "--reference", "a.npz")[1]
     assert abs(same[key]["value"]) < 1e-6 < 1e-4 < result["value"]
+
+
+def test_a_data_set_comes_to_clips_size_as_a_folder_does(files, tmp_path, capsys):
+    """Not through ADM's crop to the size of the samples."""
+    images = pictures(12, size=24)
+    write_tfds(tmp_path / "data", size=24, images=images)
+    for i, picture in enumerate(images):
+        Image.fromarray(picture).save(tmp_path / f"{i:02}.png")
+    common = ["--metrics", "cmmd", "--clip_weights", "clip", "--data_dir", f"{tmp_path / 'data'}"]
+    found = {}
+    for where in ("tfds:tiny:train", f"{tmp_path}"):
+        for samples, reference in (("a.npz", where), (where, "b.npz")):
+            pair = ["--samples", samples, "--reference", reference]
+            status, results, err = run(capsys, files, *common, *pair)
+            assert status == 0, err
+            [result] = results.values()
+            found[where, samples == where] = result["value"], result["protocol"]["size"]
+    for as_samples in (False, True):
+        assert found["tfds:tiny:train", as_samples] == found[f"{tmp_path}", as_samples]
 
 
 def test_resized_samples_of_a_folder_are_those_of_a_file(files, tmp_path, capsys):
