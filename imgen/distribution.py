@@ -135,7 +135,9 @@ class Measurement:
             name = ""
             if needs or self.request.reference:
                 opened = functools.partial(self._reference_images, subject, extractor)
-                name = references.check_reference(self.request.reference, opened, network, needs)
+                name = references.check_reference(
+                    self.request.reference, opened, network, needs, self.request.reference_num
+                )
             yield _Group(own, known, extractor, subject, decoded, name)
 
     def _reference_images(self, subject: Subject, extractor: Extractor) -> ImageSet:

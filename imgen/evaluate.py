@@ -154,7 +154,9 @@ def _parser() -> cli.Parser:
     images.add_argument(
         "--reference", metavar="FILE.npz|FILE.npy|DIR|tfds:NAME:SPLIT|train|eval", help="see above"
     )
-    images.add_argument("--reference_num", type=int, help="its first images (default: all)")
+    images.add_argument(
+        "--reference_num", type=int, help="its first images, not of statistics (default: all)"
+    )
     images.add_argument("--write_reference", metavar="FILE", help="write its statistics, .npz")
     images.add_argument("--features", default="adm", help=f"of {', '.join(FEATURES)} (default adm)")
     images.add_argument(

@@ -86,7 +86,6 @@ def of_source(
     transform: Callable[[dict, Any], dict],
     size: int | tuple[int, int],
     num: int | None = None,
-    name: str | None = None,
     **reading: Any,
 ) -> ImageSet:
     """The first `num` images of a data source; reading: further arguments of `eval_batches`."""
@@ -100,9 +99,8 @@ def of_source(
         for batch in batches:
             yield batch["image"], batch["mask"]
 
-    part = "" if total == len(source) else f"[:{total}]"
     size = (size, size) if isinstance(size, int) else size
-    return ImageSet(name or source.name + part, total, size, read)
+    return ImageSet(_named(source.name, total, len(source)), total, size, read)
 
 
 class _Files:
@@ -159,13 +157,14 @@ def _fitted(example: dict, rng, fit: Fit) -> dict:
 def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> ImageSet:
     """The image files below a folder, in the order of their paths; see `open_images`."""
     files = _Files(root, fit)
-    return of_source(files, _as_it_is, files.size, num, name=str(root))
+    return of_source(files, _as_it_is, files.size, num)
 
 
 def of_npz(path: Path, num: int | None = None) -> ImageSet:
     """`arr_0` of an .npz file, uint8 [N, H, W, 3], read from the disk batch by batch."""
     total, height, width, _ = _read(path, lambda file: _header(path, file))
     num = _counted(num, total, path)
+    name = _named(path, num, total)
     row = height * width * 3
 
     def read(batch_size: int) -> Batches:
@@ -184,7 +183,7 @@ def of_npz(path: Path, num: int | None = None) -> ImageSet:
                     )
                 yield padded(data[before : before + own], own)
 
-    return ImageSet(str(path), num, (height, width), read)
+    return ImageSet(name, num, (height, width), read)
 
 
 def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -245,6 +244,11 @@ def _header(path: Path, file) -> tuple[int, ...]:
     if fortran:
         raise UserError(f"{path}: arr_0 is in Fortran's order: save np.ascontiguousarray(arr_0)")
     return shape
+
+
+def _named(name: str | Path, num: int, total: int) -> str:
+    """What results call the first `num` of `total` images."""
+    return f"{name}[:{num}]" if num < total else str(name)
 
 
 def _counted(num: int | None, total: int, name: str | Path) -> int:

@@ -31,6 +31,8 @@ def test_a_file_a_folder_and_a_data_set_give_their_images_in_order(tmp_path):
         np.testing.assert_array_equal(read_all(images), pixels)
         few = open_images(str(tmp_path / name), num=5)
         np.testing.assert_array_equal(read_all(few), pixels[:5])
+        names = images.name, few.name, open_images(str(tmp_path / name), num=10).name
+        assert names == (f"{tmp_path / name}", f"{tmp_path / name}[:5]", f"{tmp_path / name}")
     write_tfds(tmp_path / "data")
     images = open_images("tfds:tiny:1.0.0:train[:3]", size=4, data_dir=str(tmp_path / "data"))
     np.testing.assert_array_equal(read_all(images)[:, 0, 0, 0], [0, 1, 2])
