@@ -38,12 +38,14 @@ class ImageSet:
     read: the size of a batch of all processes together, a multiple of their number -> batches in order:
         this process's rows, uint8 [B, H, W, 3], and their mask [B], 0 on padding. Every process gets
         equally many batches.
+    files: of a folder's images, their paths in it without suffix; None where images are no files.
     """
 
     name: str
     num: int
     size: tuple[int, int]
     read: Callable[[int], Batches]
+    files: tuple[str, ...] | None = None
 
 
 def open_images(
@@ -111,13 +113,17 @@ class _Files:
     def __init__(self, root: Path, fit: Fit | None):
         self.name, self._fit = str(root), fit
         self._paths = sorted(
-            path for path in root.rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
-            and not path.name.startswith(".")
+            (
+                path for path in root.rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
+                and not path.name.startswith(".")
+            ),
+            key=_natural,
         )  # fmt: skip
         if not self._paths:
             raise UserError(f"{root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.size = self._read(self._paths[0]).shape[:2]
+        self.files = tuple(str(path.relative_to(root).with_suffix("")) for path in self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -146,6 +152,12 @@ class _Files:
         return self._fit(image) if self._fit else image
 
 
+def _natural(path: Path) -> tuple:
+    """Sorts paths with their numbers as numbers: 2.png before 10.png. Suffixes count last."""
+    parts = [re.split(r"(\d+)", part) for part in path.with_suffix("").parts]  # text, digits, ...
+    return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], path.parts
+
+
 def _as_it_is(example: dict, rng) -> dict:
     return example
 
@@ -155,9 +167,10 @@ def _fitted(example: dict, rng, fit: Fit) -> dict:
 
 
 def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> ImageSet:
-    """The image files below a folder, in the order of their paths; see `open_images`."""
+    """The image files below a folder, in the natural order of their paths; see `open_images`."""
     files = _Files(root, fit)
-    return of_source(files, _as_it_is, files.size, num)
+    images = of_source(files, _as_it_is, files.size, num)
+    return dataclasses.replace(images, files=files.files[: images.num])
 
 
 def of_npz(path: Path, num: int | None = None) -> ImageSet:

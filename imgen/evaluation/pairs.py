@@ -30,12 +30,19 @@ COUNT, IDENTICAL = "count", "identical"
 def check_pairs(
     images: ImageSet, originals: ImageSet, metrics: Iterable[str], trunk: str | None = None
 ) -> None:
-    """Raises UserError for sets of unlike number or size, or too small for a metric. trunk: of "lpips"."""
+    """Raises UserError for sets of unlike number or size, for folders whose files have unlike names, and for
+    images too small for a metric. trunk: of "lpips"."""
     if images.num != originals.num or images.size != originals.size:
         raise UserError(
             f"{images.name} has {images.num} images of {images.size}, {originals.name} {originals.num} of "
             f"{originals.size}: {', '.join(metrics)} need pairs of one size; see --num and --image_size"
         )
+    for mine, other in zip(images.files or (), originals.files or (), strict=False):
+        if mine != other:
+            raise UserError(
+                f"{images.name} has {mine} where {originals.name} has {other}: files of a pair must have the "
+                "same name, but for the suffix"
+            )
     least = {"SSIM": 11} if any(metric.startswith("ssim") for metric in metrics) else {}
     if trunk:
         least[f"LPIPS by {trunk}"] = lpips.least_size(lpips.TRUNKS[trunk])

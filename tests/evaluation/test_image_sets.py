@@ -48,6 +48,26 @@ def test_images_of_unlike_sizes_are_cropped_or_named(tmp_path):
         read_all(open_images(str(tmp_path)))
 
 
+def test_files_come_in_the_order_of_their_numbers(tmp_path):
+    names = (
+        "1.png",
+        "2.png",
+        "10.png",
+        "a2/1.png",
+        "a2/1b.png",
+        "a10/1.png",
+        "a10/01.png",
+        "b.png",
+        "b1.png",
+    )
+    for value, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / name)
+    images = open_images(str(tmp_path))
+    assert images.files == ("1", "2", "10", "a2/1", "a2/1b", "a10/01", "a10/1", "b", "b1")
+    assert read_all(images)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 6, 5, 7, 8]
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [

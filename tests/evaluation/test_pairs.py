@@ -1,5 +1,7 @@
 """Means over pairs of images, and the two trunks of LPIPS by the weights that are given."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -82,3 +84,13 @@ def test_a_measure_that_is_not_finite_is_named_with_its_pair(monkeypatch):
     images, others = images_of(pixels, "mine"), images_of(pixels, "theirs")
     with pytest.raises(UserError, match="psnr of pair 19 of mine and theirs is not finite"):
         pair_means(images, others, ["psnr"], 8, sharding())
+
+
+def test_files_of_two_folders_are_pairs_by_name():
+    pixels = pictures(3)
+    named = dataclasses.replace(images_of(pixels, "mine"), files=("1", "2", "10"))
+    pairs.check_pairs(named, dataclasses.replace(named, name="theirs"), ["psnr"])
+    pairs.check_pairs(named, images_of(pixels), ["psnr"])  # of a file, which has no names
+    others = dataclasses.replace(named, name="theirs", files=("1", "3", "10"))
+    with pytest.raises(UserError, match="mine has 2 where theirs has 3: .* the same name"):
+        pairs.check_pairs(named, others, ["psnr"])
