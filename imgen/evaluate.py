@@ -12,7 +12,7 @@ Metrics of images by the features of a network (--features), as records under "r
 protocol that it was measured by and the published values of an equal one:
   fid, sfid, is, precision_recall, kid, cmmd        of --samples, or of what the run's generator draws
   rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
-  psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs (by name)
+  psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, by pairs
   clipscore                                         of --samples and their --prompts
 Results of reconstructions name their reference: rfid_val (held-out data, the default), rfid_train, else
 rfid. The Inception Score of samples is the mean of those of 5,000 consecutive ones each, so samples should

@@ -6,6 +6,7 @@ the name of the first image that differs, unless it is cropped as ADM does (`siz
 
 import dataclasses
 import functools
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from imgen.data.preprocess import EvalImages, center_crop
 from imgen.data.source import BadExample, Source, decode_image
 from imgen.errors import UserError
 
+log = logging.getLogger("imgen.evaluate")
 OVERVIEWS = ("grid.png", "tokens.png")  # that imgen.sample writes beside the images
 # TFDS's name may hold a version, its split a colon: "tfds:cifar10:3.0.2:train[:1000]".
 DATASET = re.compile(r"tfds:([^:]+(?::\d+(?:\.\d+)*)?):(.+)")
@@ -111,7 +113,7 @@ class _Files:
     num_classes = class_names = None
 
     def __init__(self, root: Path, fit: Fit | None):
-        self.name, self._fit = str(root), fit
+        self.name, self._fit, self._warned = str(root), fit, False
         self._paths = sorted(
             (
                 path for path in root.rglob("*")
@@ -142,13 +144,18 @@ class _Files:
     def _read(self, path: Path) -> np.ndarray:
         try:
             with Image.open(path) as header:
-                mode = header.mode
+                mode, transparent = header.mode, header.has_transparency_data
             image = decode_image(path, str(path))
         except (OSError, BadExample) as bad:
             reason = bad.reason if isinstance(bad, BadExample) else bad
             raise UserError(f"{path} is no readable image ({reason}): mend or remove it") from bad
         if mode[0] in "IF":  # more than 8 bits, which would be cut off
             raise UserError(f"{path} has {mode} pixels, not 8 bits a channel: convert it first")
+        if transparent and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s has transparency, which is left out, as of all images of %s", path, self.name
+            )
         return self._fit(image) if self._fit else image
 
 
@@ -170,7 +177,7 @@ def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> Ima
     """The image files below a folder, in the natural order of their paths; see `open_images`."""
     files = _Files(root, fit)
     images = of_source(files, _as_it_is, files.size, num)
-    return dataclasses.replace(images, files=files.files[: images.num])
+    return _of_bytes(dataclasses.replace(images, files=files.files[: images.num]))
 
 
 def of_npz(path: Path, num: int | None = None) -> ImageSet:
@@ -190,13 +197,26 @@ def of_npz(path: Path, num: int | None = None) -> ImageSet:
                 data = np.frombuffer(_bytes(path, file, rows * row), np.uint8).reshape(
                     rows, height, width, 3
                 )
-                if start == 0 and data.max() == 1:
-                    raise UserError(
-                        f"{path}: arr_0 holds 0 and 1 only; images are 0..255: scale them first"
-                    )
                 yield padded(data[before : before + own], own)
 
-    return ImageSet(name, num, (height, width), read)
+    return _of_bytes(ImageSet(name, num, (height, width), read))
+
+
+def _of_bytes(images: ImageSet) -> ImageSet:
+    """The same images, of which not all may be of 0 and 1: those were not scaled, or are masks."""
+
+    def read(batch_size: int) -> Batches:
+        brightest = 0
+        for rows, mask in images.read(batch_size):
+            if brightest < 2:
+                brightest = max(brightest, rows.max())
+            yield rows, mask
+        if brightest == 1:
+            raise UserError(
+                f"{images.name} holds 0 and 1 only; images are 0..255: scale them first"
+            )
+
+    return dataclasses.replace(images, read=read)
 
 
 def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

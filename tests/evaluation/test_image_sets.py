@@ -1,5 +1,7 @@
 """Images of files, folders and data sets: the same batches for all, and what is refused."""
 
+import logging
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +85,34 @@ def test_arrays_that_are_no_images_are_refused(tmp_path, array, message):
     np.savez(tmp_path / "a.npz", array)
     with pytest.raises(UserError, match=message):
         read_all(open_images(str(tmp_path / "a.npz")))
+
+
+def test_masks_are_refused_wherever_they_come_from_and_dark_images_are_not(tmp_path):
+    pixels = np.zeros((9, 8, 8, 3), np.uint8)
+    pixels[1, 0, 0] = 1
+    for brightest, refused in ((1, True), (2, False)):
+        pixels[8, 0, 0] = brightest
+        np.savez(tmp_path / "a.npz", pixels)
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(tmp_path / "folder" / f"{i}.png")
+        for name in ("a.npz", "folder"):
+            images = open_images(str(tmp_path / name))
+            if refused:
+                with pytest.raises(UserError, match=f"{name} holds 0 and 1 only"):
+                    read_all(images)
+            else:
+                np.testing.assert_array_equal(read_all(images), pixels)
+    Image.new("1", (8, 8), 1).save(tmp_path / "folder" / "8.png")  # PIL makes these 0 and 255
+    assert read_all(open_images(str(tmp_path / "folder"))).max() == 255
+
+
+def test_transparency_is_left_out_with_one_warning(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "imgen.evaluate")
+    for i, mode in enumerate(("RGB", "RGBA", "LA", "RGBA")):
+        Image.new(mode, (8, 8), "gray").save(tmp_path / f"{i}.png")
+    assert read_all(open_images(str(tmp_path))).shape == (4, 8, 8, 3)
+    assert len(caplog.records) == 1 and "1.png has transparency" in caplog.text
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
