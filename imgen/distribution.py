@@ -290,7 +290,7 @@ def _check_written(request: Request) -> None:
             "--write_reference: measure samples and reconstructions one after the other"
         )
     if jax.process_index() == 0:
-        check_writable(Path(request.write_reference), "--write_reference")
+        check_writable(Path(request.write_reference).expanduser(), "--write_reference")
 
 
 def check_writable(path: Path, flag: str) -> None:

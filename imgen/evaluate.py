@@ -234,16 +234,18 @@ def _request(args, metrics: Sequence[str]) -> Request:
 
 
 def _chosen(text: str | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
-    metrics = text.split(",") if text else list(default)
+    metrics = list(dict.fromkeys(text.split(","))) if text else list(default)
     check_metrics(metrics, known, "--metrics")
     return metrics
 
 
 def _beside(args) -> Path | None:
-    """Where the result goes; None for a data set's own images."""
+    """Where the result goes; None for a data set's own images, and for what is missing, which is an error."""
     if args.samples and args.samples.startswith("tfds:"):
         return None
-    where = Path(args.workdir or args.samples)
+    where = Path(args.workdir or args.samples).expanduser()
+    if not where.exists():
+        return None
     return where / "evaluation.json" if where.is_dir() else where.with_suffix(".evaluation.json")
 
 

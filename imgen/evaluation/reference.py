@@ -82,7 +82,7 @@ def write(path: str | Path, reference: Reference) -> None:
                 arrays["n"] = gaussian.count
     if reference.features is not None:
         arrays["features"] = np.asarray(reference.features, np.float32)
-    path = Path(path)
+    path = Path(path).expanduser()
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with open(unfinished, "wb") as file:

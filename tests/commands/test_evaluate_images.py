@@ -294,3 +294,37 @@ def test_a_result_that_is_not_finite_is_named_and_not_printed(files, capsys, mon
     common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr"]
     status, _, err = run(capsys, files, *common)
     assert status == 2 and "results/psnr/20/value is nan" in err
+
+
+def test_a_metric_that_is_named_twice_is_measured_once(files, capsys, monkeypatch):
+    asked = []
+
+    def means(images, originals, metrics, *_):
+        asked.extend(metrics)
+        return {"psnr": 1.0}, 0
+
+    monkeypatch.setattr("imgen.distribution.pair_means", means)
+    common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr,ssim,psnr"]
+    assert run(capsys, files, *common)[0] == 0 and asked == ["psnr", "ssim"]
+
+
+def test_a_home_folder_is_found_by_its_short_name_and_a_missing_folder_is_one_line(
+    files, capsys, monkeypatch
+):
+    monkeypatch.setenv("HOME", f"{files}")
+    (files / "a.evaluation.json").unlink(missing_ok=True)
+    common = ["--samples", "~/a.npz", "--metrics", "clipscore", "--clip_weights", "~/clip"]
+    more = ["--clip_vocab", "~/merges.txt", "--prompts", "~/prompts.txt"]
+    status, found, err = run(capsys, files, *common, *more)
+    assert status == 0, err
+    assert json.loads((files / "a.evaluation.json").read_text())["results"] == found
+    fd = ["--metrics", "is", *FD[:2], "--features_weights", "~/fd.safetensors"]
+    assert run(capsys, files, "--samples", "~/a.npz", *fd)[0] == 0
+    weights = ["--features_weights", "~/fd.safetensors"]
+    err = run(capsys, files, "--samples", "~/a.npz", "--metrics", "is", *weights)[2]
+    assert f"{files}/fd.safetensors" in err and "not inception" in err
+    lpips_of = ["--metrics", "lpips", "--reference", "b.npz", "--lpips_weights"]
+    err = run(capsys, files, "--samples", "~/a.npz", *lpips_of, "~/fd.safetensors")[2]
+    assert "fd.safetensors holds no weights of LPIPS" in err
+    status, _, err = run(capsys, files, "--samples", "~/none/samples", "--metrics", "is", *FD)
+    assert status == 2 and len(err.splitlines()) == 1 and "no such file or folder" in err
