@@ -1,7 +1,7 @@
 """ELM's binary autoencoder: 16x16 positions of 16, 20 or 24 bits (Binary Latent Diffusion's code).
 
     python -m imgen.train --config configs/bae.py:bae_20 --workdir RUN \
-        --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
+        --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
 The losses are those of the released code (L1, LPIPS, an adaptive hinge adversary of weight at most 1 from
 step 30,001); so are a million steps of 256 images. Its rate for that batch is not published: 1e-4 is ours.

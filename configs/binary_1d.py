@@ -1,7 +1,7 @@
 """Instella-T2I's tokenizer: 128 tokens of 64 bits, whatever the picture's size (`bae/`, AMD's repository).
 
     python -m imgen.train --config configs/binary_1d.py --workdir RUN \
-        --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
+        --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
 The model is the released one; its training code is not public. The losses are what summaries of the paper
 name (smooth L1, LPIPS, an adversary whose adaptive weight is at most 1), rate, batch and length are ours.

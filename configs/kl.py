@@ -1,7 +1,7 @@
 """The KL autoencoder of MAR and xAR, trained as latent diffusion trains its own (kl-f16).
 
     python -m imgen.train --config configs/kl.py:kl16 --workdir RUN \
-        --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
+        --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
 kl16: 16x16 latents of 16 channels, LDM's published loss with attention where MAR's model has it. LDM's
 rate is 4.5e-6 an image of the global batch; its losses are sums over an image's values, ours means, which

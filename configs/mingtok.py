@@ -1,7 +1,7 @@
 """MingTok: one continuous latent space for understanding and generation, 256 tokens of 32 channels.
 
     python -m imgen.train --config configs/mingtok.py:mingtok_small --workdir RUN \
-        --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
+        --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
 mingtok: the released MingTok-Vision, 512x512 pixels, 697.7 M parameters. mingtok_small: ours for 256x256,
 62.7 M. No training code is released: but for the mean absolute error of the pixels, losses and weights are

@@ -1,7 +1,7 @@
 """VQ tokenizers on ImageNet: LlamaGen's, taming's and MaskGIT's layouts, losses and recipes.
 
     python -m imgen.train --config configs/vq.py:vq16 --workdir RUN \
-        --config.train.tokenizer.lpips_weights=lpips_vgg16.safetensors
+        --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
 vq16, vq8: LlamaGen (`tokenizer/tokenizer_image/vq_train.py`). taming_vqgan (1024 codes), taming_vqgan_16384,
 both f16. maskgit_vqgan: its perceptual loss compares ResNet features and its discriminator pays for its

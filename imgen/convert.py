@@ -5,7 +5,10 @@ checked where we know it (--expect_sha256 PREFIX names another, --any_weights ch
 .pt, .ckpt and .bin takes torch (`pip install 'imgen[convert]'`), whose weights-only loader runs no code of
 the file; a .safetensors or .npz file with the official keys does without. --back turns S.safetensors into
 DIR/S_official.safetensors. CLIP of any size keeps Hugging Face's keys, whose own .safetensors need no
-conversion.
+conversion. LPIPS is published in two files, torchvision's trunk and its own heads, which become one:
+
+    python -m imgen.convert --system lpips_vgg --checkpoint vgg16-397923af.pth --heads vgg.pth --out DIR
+
 With --config, its recipe, a tokenizer becomes a run in DIR instead, which every command takes:
 
     python -m imgen.convert --system llamagen_vq16 --checkpoint vq_ds16_c2i.pt --config configs/vq.py:vq16 \
@@ -26,7 +29,7 @@ import numpy as np
 
 from imgen import cli, config, paths, runs, weights
 from imgen.errors import UserError, did_you_mean
-from imgen.interop import clip, inception, tokenizers
+from imgen.interop import clip, inception, lpips, tokenizers
 from imgen.interop.files import read_arrays
 from imgen.interop.system import System
 
@@ -35,6 +38,7 @@ TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")
 SYSTEMS: dict[str, System] = {
     "inception": inception.SYSTEM,
     "clip": clip.SYSTEM,
+    **lpips.SYSTEMS,
     **tokenizers.SYSTEMS,
 }
 
@@ -43,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(prog="imgen.convert", description=__doc__.splitlines()[0])
     parser.add_argument("--system", required=True, help=f"one of {', '.join(SYSTEMS)}")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published weights")
+    parser.add_argument(
+        "--heads",
+        metavar="FILE",
+        help=f"of {', '.join(lpips.SYSTEMS)}: the heads, vgg.pth or alex.pth",
+    )
     parser.add_argument("--out", required=True, metavar="DIR")
     check = parser.add_mutually_exclusive_group()
     check.add_argument(
@@ -68,10 +77,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--config goes with a tokenizer's weights: {', '.join(tokenizers.LAYOUTS)}")
     settings = config.load_config(args.config, overrides) if args.config else None
     system, file = SYSTEMS[args.system], Path(args.checkpoint)
+    heads = Path(args.heads) if args.heads else None
+    if heads and not system.heads_sha256:
+        parser.error(f"--heads goes with {', '.join(lpips.SYSTEMS)}")
     if settings:
         system = tokenizers.of_size(args.system, runs.build_tokenizer(settings)[0])
     if not file.is_file():
         raise UserError(f"--checkpoint {file}: no such file")
+    if heads and not heads.is_file():
+        raise UserError(f"--heads {heads}: no such file")
     out = cli.make_workdir(args.out, "--out")
     if settings and "tokenizer" not in settings.train:
         raise UserError("--config must be a tokenizer's recipe, with config.train.tokenizer")
@@ -84,8 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         target = out / f"{args.system}_official.safetensors"
         arrays = system.to_official(weights.read(file, system.like(), args.system)[0])
     else:
-        check_hash(file, about["source_sha256"], system, args.expect_sha256, args.any_weights)
-        params = system.to_ours(read_state(file, system))
+        check_hash(
+            file, about["source_sha256"], system.sha256, args.expect_sha256, args.any_weights
+        )
+        state = read_state(file, system)
+        if heads:
+            about |= {"heads": heads.name, "heads_sha256": sha256(heads)}
+            check_hash(heads, about["heads_sha256"], system.heads_sha256, None, args.any_weights)
+            state = {**state, **read_state(heads, system)}
+        params = system.to_ours(state)
         if settings:
             runs.write_tokenizer_run(out, settings, params, about)
             return log.info("%s is a run of %s now", out, args.config)
@@ -101,16 +122,17 @@ def sha256(path: Path) -> str:
 
 
 def check_hash(
-    file: Path, found: str, system: System, expected: str | None, any_weights: bool
+    file: Path, found: str, published: str, expected: str | None, any_weights: bool
 ) -> None:
-    """Raises UserError where `found`, the SHA-256 of the file, doesn't begin as it should."""
+    """Raises UserError where `found`, the SHA-256 of the file, doesn't begin as `expected` or, if that is
+    None, as the published one's; "" where that isn't known."""
     if expected is not None:
         expected = expected.lower()
         if len(expected) < 8 or not set(expected) <= set("0123456789abcdef"):
             raise UserError(
                 f"--expect_sha256 {expected!r}: give the first 8 or more hexadecimal digits"
             )
-    elif any_weights or not system.sha256:
+    elif any_weights or not published:
         return
     elif file.suffix not in TORCH_FILES:
         log.info(
@@ -119,7 +141,7 @@ def check_hash(
             found,
         )
         return
-    expected = expected or system.sha256
+    expected = expected or published
     if not found.startswith(expected):
         raise UserError(
             f"{file} has the SHA-256 {found[:16]}..., not {expected}...: fetch it again; or, if these are "

@@ -19,7 +19,7 @@ from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import ROWS, Extractor, check_served
+from imgen.evaluation.features import ROWS, Extractor, check_number, check_served
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.pairs import PAIRED, check_pairs, pair_means
 from imgen.evaluation.records import Protocol
@@ -131,10 +131,13 @@ class Measurement:
                 subject = self._reconstructions if decoded else self._samples
             else:
                 subject = subjects.files(self.request, network.prepare)
+            check_number(subject.images, needs_of_samples(own))
             name = ""
             if needs or self.request.reference:
                 opened = functools.partial(self._reference_images, subject, extractor)
-                name = references.check_reference(self.request.reference, opened, network, needs)
+                name = references.check_reference(
+                    self.request.reference, opened, network, needs, self.request.reference_num
+                )
             yield _Group(own, known, extractor, subject, decoded, name)
 
     def _reference_images(self, subject: Subject, extractor: Extractor) -> ImageSet:
@@ -245,7 +248,7 @@ class Measurement:
             if not self.request.lpips_weights:
                 raise UserError(f"lpips needs --lpips_weights FILE: {lpips.HOW}")
             found = lpips.load_any(self.request.lpips_weights)
-        check_pairs(subject.images, originals, metrics)
+        check_pairs(subject.images, originals, metrics, found and found[0])
         return subject, originals, metrics, found
 
     def _of_pairs(self, subject, originals, metrics, lpips_weights) -> dict:
@@ -287,7 +290,7 @@ def _check_written(request: Request) -> None:
             "--write_reference: measure samples and reconstructions one after the other"
         )
     if jax.process_index() == 0:
-        check_writable(Path(request.write_reference), "--write_reference")
+        check_writable(Path(request.write_reference).expanduser(), "--write_reference")
 
 
 def check_writable(path: Path, flag: str) -> None:

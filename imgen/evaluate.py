@@ -12,7 +12,7 @@ Metrics of images by the features of a network (--features), as records under "r
 protocol that it was measured by and the published values of an equal one:
   fid, sfid, is, precision_recall, kid, cmmd        of --samples, or of what the run's generator draws
   rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
-  psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs
+  psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, by pairs
   clipscore                                         of --samples and their --prompts
 Results of reconstructions name their reference: rfid_val (held-out data, the default), rfid_train, else
 rfid. The Inception Score of samples is the mean of those of 5,000 consecutive ones each, so samples should
@@ -32,6 +32,7 @@ tells how they were drawn, and of a run; not with files that don't tell.
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -41,7 +42,7 @@ from typing import Any
 
 import jax
 
-from imgen import cli, config, distribution, drawing, run_metrics
+from imgen import cli, config, distribution, drawing, paths, run_metrics
 from imgen.errors import UserError
 from imgen.evaluation import replay
 from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(
             "--num, --reference_num, --image_size, --resize_to and --batch_size must be at least 1"
         )
+    if empty := [n for n, value in vars(args).items() if value == "" and n != "clip_prefix"]:
+        parser.error(f"--{empty[0]} is empty: give it a value or leave it out")
     if args.write_reference and not args.write_reference.endswith(".npz"):
         parser.error("--write_reference must end in .npz")
     if args.detections is not None:
@@ -81,16 +84,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.warning("%s", error)
     result = _of_run(args) if args.workdir else _of_samples(args)
     if jax.process_index() == 0:
-        print(json.dumps(result, indent=2), flush=True)
+        _check_finite(result)
+        print(json.dumps(result, indent=2, allow_nan=False), flush=True)
         if path:
             store(path, result)
+
+
+def _check_finite(result: dict[str, Any]) -> None:
+    """Raises UserError for NaN and infinity, which JSON has no words for."""
+    for where, value in paths.flatten(result).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(
+                f"{where} is {value}: look for NaN in the weights, or leave that metric out"
+            )
 
 
 def store(path: Path, result: dict[str, Any]) -> None:
     """Writes a result to a file, with what is there already of other metrics. What can't be written is warned
     of: it has been printed."""
     try:
-        merged = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        text = path.read_text("utf-8") if path.is_file() else "{}"
+        merged = json.loads(text, parse_constant=lambda _: None)  # NaN, which is no JSON
     except (OSError, ValueError) as error:
         log.warning("%s is not readable JSON (%s) and is written anew", path, error)
         merged = {}
@@ -99,7 +113,7 @@ def store(path: Path, result: dict[str, Any]) -> None:
     merged |= result | ({"results": results} if results else {})
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
+        unfinished.write_text(json.dumps(merged, indent=2, allow_nan=False) + "\n", "utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         log.warning("cannot write %s (%s); the result is only printed", path, error.strerror)
@@ -140,7 +154,9 @@ def _parser() -> cli.Parser:
     images.add_argument(
         "--reference", metavar="FILE.npz|FILE.npy|DIR|tfds:NAME:SPLIT|train|eval", help="see above"
     )
-    images.add_argument("--reference_num", type=int, help="its first images (default: all)")
+    images.add_argument(
+        "--reference_num", type=int, help="its first images, not of statistics (default: all)"
+    )
     images.add_argument("--write_reference", metavar="FILE", help="write its statistics, .npz")
     images.add_argument("--features", default="adm", help=f"of {', '.join(FEATURES)} (default adm)")
     images.add_argument(
@@ -156,8 +172,9 @@ def _parser() -> cli.Parser:
         help="of clipscore: bpe_simple_vocab_16e6.txt.gz, or a folder of the Hugging Face hub",
     )  # fmt: skip
     images.add_argument(
-        "--prompts", metavar="FILE", help="of clipscore: a line for each image, in their order"
-    )
+        "--prompts", metavar="FILE",
+        help="of clipscore: a line for each image, in their order (2.png is before 10.png)",
+    )  # fmt: skip
     images.add_argument(
         "--clip_prefix", default="",
         help="put before each prompt (default none; of the paper: 'A photo depicts')",
@@ -217,16 +234,18 @@ def _request(args, metrics: Sequence[str]) -> Request:
 
 
 def _chosen(text: str | None, default: Sequence[str], known: Sequence[str]) -> list[str]:
-    metrics = text.split(",") if text else list(default)
+    metrics = list(dict.fromkeys(text.split(","))) if text else list(default)
     check_metrics(metrics, known, "--metrics")
     return metrics
 
 
 def _beside(args) -> Path | None:
-    """Where the result goes; None for a data set's own images."""
+    """Where the result goes; None for a data set's own images, and for what is missing, which is an error."""
     if args.samples and args.samples.startswith("tfds:"):
         return None
-    where = Path(args.workdir or args.samples)
+    where = Path(args.workdir or args.samples).expanduser()
+    if not where.exists():
+        return None
     return where / "evaluation.json" if where.is_dir() else where.with_suffix(".evaluation.json")
 
 

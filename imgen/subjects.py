@@ -117,21 +117,23 @@ def reconstructions(request: Request, sharding: NamedSharding) -> Subject:
 
 
 def files(request: Request, fit: Fit | None = None) -> Subject:
-    """The images of --samples; fit: how a network takes those of a folder. A file of imgen.sample tells how
-    they were drawn."""
+    """The images of --samples; fit: how a network takes those of a folder or a data set, unless they are
+    resized before. A file of imgen.sample tells how they were drawn."""
     where, protocol, about = request.samples, {}, {}
+    fit = None if request.resize_to else fit
     cropped = where.startswith("tfds:") or Path(where).expanduser().is_dir()
     size = request.image_size if cropped else None
     images = open_images(where, num=request.num, size=size, data_dir=request.data_dir, fit=fit)
     if not cropped:
         protocol, about = sample_files.drawn_by(where)
-    as_stored = not (fit and size is None and Path(where).expanduser().is_dir())
+    as_stored = not (fit and size is None and cropped)
     return _sized(Subject(images, protocol=protocol, about=about), request.resize_to, as_stored)
 
 
 def reference(request: Request, subject: Subject, num: int | None, fit: Fit | None) -> ImageSet:
     """The images of --reference, or those that the subject is measured against by itself. Data sets and
-    folders are cropped to --image_size, data sets otherwise to the subject's size."""
+    folders are cropped to --image_size, otherwise left to `fit`; data sets without one are cropped to the
+    subject's size."""
     where, crop = request.reference, request.image_size
     if where is None:
         if subject.reference is None:
@@ -140,7 +142,7 @@ def reference(request: Request, subject: Subject, num: int | None, fit: Fit | No
     if where in SPLITS and request.workdir:
         return images_of(config.read_config(request.workdir), where, num)
     if where.startswith("tfds:"):
-        crop = crop or subject.images.size[0]
+        crop = crop or (None if fit else subject.images.size[0])
     elif not Path(where).expanduser().is_dir():
         crop = None
     return open_images(where, num=num, size=crop, data_dir=request.data_dir, fit=fit)

@@ -167,12 +167,12 @@ def load(path: str | Path | None) -> Tokenizer:
 
     Raises UserError where the file is missing or not of that kind, with where to find it.
     """
-    if path is None or not Path(path).exists():
+    path = None if path is None else Path(path).expanduser()
+    if path is None or not path.exists():
         missing = (
             "no vocabulary of CLIP is named" if path is None else f"{path}: no such vocabulary"
         )
         raise UserError(f"{missing}; {WHERE}")
-    path = Path(path)
     try:
         if not path.is_dir():
             merges = _read_merges(path)

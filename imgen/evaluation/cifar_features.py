@@ -92,6 +92,7 @@ def about(path: str | Path) -> dict[str, Any]:
 
 def load(path: str | Path) -> FeatureNetwork:
     """The network of a file that `save` wrote. Raises UserError for another file."""
+    path = Path(path).expanduser()
     model = Classifier(about(path)["width"], precision=jax.lax.Precision.HIGHEST)
     with safe_open(path, "np") as file:
         arrays = {key: file.get_tensor(key) for key in file.keys()}

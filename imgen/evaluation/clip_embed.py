@@ -78,13 +78,9 @@ def text_embeddings(
     """Unit embeddings of texts, float32 [N, D], in every process; what is too long is cut.
 
     sharding: of batches, over the mesh's data axes; batch_size: a multiple of their size. Raises UserError
-    for a vocabulary that the model has no room for.
+    for a vocabulary that is not the model's.
     """
-    if len(tokenizer.ids) > model.text.vocab:
-        raise UserError(
-            f"the vocabulary has {len(tokenizer.ids)} tokens, this CLIP {model.text.vocab}: name the one "
-            "that belongs to the weights"
-        )
+    _check_vocabulary(model, tokenizer)
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     placed = jax.device_put(_without(params, "image"), everywhere)
     step = jax.jit(functools.partial(embed_texts, model), out_shardings=everywhere)
@@ -94,6 +90,22 @@ def text_embeddings(
         batch = jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__)
         found.append(np.asarray(step(placed, batch))[mask > 0])
     return np.concatenate(found)
+
+
+def _check_vocabulary(model: CLIP, tokenizer: clip_bpe.Tokenizer) -> None:
+    """Of another length, a file that ends early among them, its ids would stand for other tokens."""
+    tokens, end = len(tokenizer.ids), model.text.end
+    if tokens != model.text.vocab:
+        raise UserError(
+            f"the vocabulary has {tokens} tokens, this CLIP {model.text.vocab}: name the one that belongs to "
+            "the weights, whole"
+        )
+    end = tokens - 1 if end is None else end  # the largest id, see `TextTower`
+    if tokenizer.end != end:
+        raise UserError(
+            f"the vocabulary ends texts with the id {tokenizer.end}, this CLIP with {end}: name the one that "
+            "belongs to the weights"
+        )
 
 
 def _without(params: Params, half: str) -> Params:

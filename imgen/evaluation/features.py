@@ -59,6 +59,12 @@ def check_served(network: FeatureNetwork, needs: Iterable[str], where: str = "")
             )
 
 
+def check_number(images: ImageSet, needs: Iterable[str]) -> None:
+    """Raises UserError for a single image where a covariance is needed."""
+    if images.num < 2 and not set(needs) <= set(ROWS):
+        raise UserError(f"{images.name} has 1 image: Frechet distances (fid, sfid) need at least 2")
+
+
 class Extractor:
     """A feature network with its weights on every device and one program for each size of images.
 
@@ -86,11 +92,12 @@ class Extractor:
         needs: keys of NEEDS. batch_size: of all devices together. most_features: keeps the features of at
         most so many images, evenly over the set.
 
-        Raises UserError for features that are not finite, for needs that the network doesn't serve, and
-        where some images of the set could not be read.
+        Raises UserError for features that are not finite, for needs that the network doesn't serve, for a
+        single image where a covariance is needed, and where some images of the set could not be read.
         """
         began, needs = time.monotonic(), tuple(needs)
         check_served(self.network, needs)
+        check_number(images, needs)
         width = self.network.widths
         moments = {n: Moments(width[NEEDS[n]]) for n in needs if n not in ROWS}
         kept = _Kept([n for n in needs if n in ROWS], images.num, most_features)

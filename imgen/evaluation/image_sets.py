@@ -6,11 +6,12 @@ the name of the first image that differs, unless it is cropped as ADM does (`siz
 
 import dataclasses
 import functools
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from imgen.data.preprocess import EvalImages, center_crop
 from imgen.data.source import BadExample, Source, decode_image
 from imgen.errors import UserError
 
+log = logging.getLogger("imgen.evaluate")
 OVERVIEWS = ("grid.png", "tokens.png")  # that imgen.sample writes beside the images
 # TFDS's name may hold a version, its split a colon: "tfds:cifar10:3.0.2:train[:1000]".
 DATASET = re.compile(r"tfds:([^:]+(?::\d+(?:\.\d+)*)?):(.+)")
@@ -38,12 +40,14 @@ class ImageSet:
     read: the size of a batch of all processes together, a multiple of their number -> batches in order:
         this process's rows, uint8 [B, H, W, 3], and their mask [B], 0 on padding. Every process gets
         equally many batches.
+    files: of a folder's images, their paths in it without suffix; None where images are no files.
     """
 
     name: str
     num: int
     size: tuple[int, int]
     read: Callable[[int], Batches]
+    files: tuple[str, ...] | None = None
 
 
 def open_images(
@@ -56,15 +60,18 @@ def open_images(
 ) -> ImageSet:
     """The images of FILE.npz, of a folder, or of "tfds:NAME:SPLIT".
 
-    num: the first so many; None for all. size: crop to it; a data set's images always are. fit: what is done
-    to a folder's images where no size is asked for.
+    num: the first so many; None for all. size: crop to it. fit: what is done to the images of a folder or a
+    data set where no size is asked for; those of a data set need one of the two.
 
     Raises UserError for what is missing, unreadable, not uint8, of unlike sizes, or fewer than `num`.
     """
     if match := DATASET.fullmatch(where):
-        if size is None:
+        if size is None and fit is None:
             raise UserError(f"{where}: --image_size is needed, to crop its images to")
         source = make_source("tfds", match[2], dataset=match[1], data_dir=data_dir)
+        if size is None:
+            size = fit(np.zeros((8, 8, 3), np.uint8)).shape[:2]
+            return of_source(source, functools.partial(_fitted, fit=fit), size, num)
         return of_source(source, EvalImages(size), size, num)
     path = Path(where).expanduser()
     if path.is_dir():
@@ -83,7 +90,6 @@ def of_source(
     transform: Callable[[dict, Any], dict],
     size: int | tuple[int, int],
     num: int | None = None,
-    name: str | None = None,
     **reading: Any,
 ) -> ImageSet:
     """The first `num` images of a data source; reading: further arguments of `eval_batches`."""
@@ -97,9 +103,8 @@ def of_source(
         for batch in batches:
             yield batch["image"], batch["mask"]
 
-    part = "" if total == len(source) else f"[:{total}]"
     size = (size, size) if isinstance(size, int) else size
-    return ImageSet(name or source.name + part, total, size, read)
+    return ImageSet(_named(source.name, total, len(source)), total, size, read)
 
 
 class _Files:
@@ -108,15 +113,19 @@ class _Files:
     num_classes = class_names = None
 
     def __init__(self, root: Path, fit: Fit | None):
-        self.name, self._fit = str(root), fit
+        self.name, self._fit, self._warned = str(root), fit, False
         self._paths = sorted(
-            path for path in root.rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
-            and not path.name.startswith(".")
+            (
+                path for path in root.rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
+                and not path.name.startswith(".")
+            ),
+            key=_natural,
         )  # fmt: skip
         if not self._paths:
             raise UserError(f"{root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.size = self._read(self._paths[0]).shape[:2]
+        self.files = tuple(str(path.relative_to(root).with_suffix("")) for path in self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -135,49 +144,79 @@ class _Files:
     def _read(self, path: Path) -> np.ndarray:
         try:
             with Image.open(path) as header:
-                mode = header.mode
+                mode, transparent = header.mode, header.has_transparency_data
             image = decode_image(path, str(path))
         except (OSError, BadExample) as bad:
             reason = bad.reason if isinstance(bad, BadExample) else bad
             raise UserError(f"{path} is no readable image ({reason}): mend or remove it") from bad
         if mode[0] in "IF":  # more than 8 bits, which would be cut off
             raise UserError(f"{path} has {mode} pixels, not 8 bits a channel: convert it first")
+        if transparent and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s has transparency, which is left out, as of all images of %s", path, self.name
+            )
         return self._fit(image) if self._fit else image
+
+
+def _natural(path: Path) -> tuple:
+    """Sorts paths with their numbers as numbers: 2.png before 10.png. Suffixes count last."""
+    parts = [re.split(r"(\d+)", part) for part in path.with_suffix("").parts]  # text, digits, ...
+    return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], path.parts
 
 
 def _as_it_is(example: dict, rng) -> dict:
     return example
 
 
+def _fitted(example: dict, rng, fit: Fit) -> dict:
+    return {"image": fit(example["image"])}
+
+
 def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> ImageSet:
-    """The image files below a folder, in the order of their paths; see `open_images`."""
+    """The image files below a folder, in the natural order of their paths; see `open_images`."""
     files = _Files(root, fit)
-    return of_source(files, _as_it_is, files.size, num, name=str(root))
+    images = of_source(files, _as_it_is, files.size, num)
+    return _of_bytes(dataclasses.replace(images, files=files.files[: images.num]))
 
 
 def of_npz(path: Path, num: int | None = None) -> ImageSet:
     """`arr_0` of an .npz file, uint8 [N, H, W, 3], read from the disk batch by batch."""
     total, height, width, _ = _read(path, lambda file: _header(path, file))
     num = _counted(num, total, path)
+    name = _named(path, num, total)
     row = height * width * 3
 
     def read(batch_size: int) -> Batches:
         own = batch_size // jax.process_count()
         before = own * jax.process_index()
-        with _open(path) as archive, archive.open("arr_0.npy") as file:
+        with _open(path) as archive, _member(path, archive) as file:
             _header(path, file)
             for start in range(0, num, batch_size):
                 rows = min(batch_size, num - start)
                 data = np.frombuffer(_bytes(path, file, rows * row), np.uint8).reshape(
                     rows, height, width, 3
                 )
-                if start == 0 and data.max() == 1:
-                    raise UserError(
-                        f"{path}: arr_0 holds 0 and 1 only; images are 0..255: scale them first"
-                    )
                 yield padded(data[before : before + own], own)
 
-    return ImageSet(str(path), num, (height, width), read)
+    return _of_bytes(ImageSet(name, num, (height, width), read))
+
+
+def _of_bytes(images: ImageSet) -> ImageSet:
+    """The same images, of which not all may be of 0 and 1: those were not scaled, or are masks."""
+
+    def read(batch_size: int) -> Batches:
+        brightest = 0
+        for rows, mask in images.read(batch_size):
+            if brightest < 2:
+                brightest = max(brightest, rows.max())
+            yield rows, mask
+        if brightest == 1:
+            raise UserError(
+                f"{images.name} holds 0 and 1 only; images are 0..255: scale them first"
+            )
+
+    return dataclasses.replace(images, read=read)
 
 
 def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +228,9 @@ def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 def _open(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as e:
+    except (
+        Exception
+    ) as e:  # zipfile raises unlike errors on a damaged file, as zlib and numpy below
         raise UserError(f"{path}: not a readable .npz file ({e})") from e
 
 
@@ -197,14 +238,21 @@ def _read(path: Path, what: Callable) -> Any:
     with _open(path) as archive:
         if "arr_0.npy" not in archive.namelist():
             raise UserError(f"{path} holds no images (arr_0): give a file or a folder that does")
-        with archive.open("arr_0.npy") as file:
+        with _member(path, archive) as file:
             return what(file)
+
+
+def _member(path: Path, archive: zipfile.ZipFile) -> IO[bytes]:
+    try:
+        return archive.open("arr_0.npy")
+    except Exception as e:
+        raise UserError(f"{path}: arr_0 is not readable ({e}); fetch or write it again") from e
 
 
 def _bytes(path: Path, file, count: int) -> bytes:
     try:
         data = file.read(count)
-    except (OSError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:
         raise UserError(f"{path}: damaged ({e}); fetch or write it again") from e
     if len(data) != count:
         raise UserError(f"{path}: damaged (it ends early); fetch or write it again")
@@ -220,7 +268,7 @@ def _header(path: Path, file) -> tuple[int, ...]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }
         shape, fortran, dtype = parse[version](file)
-    except (ValueError, KeyError, zipfile.BadZipFile) as e:
+    except Exception as e:
         raise UserError(f"{path}: arr_0 is not a readable array ({e})") from e
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or not all(shape):
         raise UserError(
@@ -229,6 +277,11 @@ def _header(path: Path, file) -> tuple[int, ...]:
     if fortran:
         raise UserError(f"{path}: arr_0 is in Fortran's order: save np.ascontiguousarray(arr_0)")
     return shape
+
+
+def _named(name: str | Path, num: int, total: int) -> str:
+    """What results call the first `num` of `total` images."""
+    return f"{name}[:{num}]" if num < total else str(name)
 
 
 def _counted(num: int | None, total: int, name: str | Path) -> int:

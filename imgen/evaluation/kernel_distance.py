@@ -25,6 +25,11 @@ def kernel_distance(
     """
     samples, reference = checked_pair(samples, reference)
     fewer = min(len(samples), len(reference))
+    if fewer < 2:
+        raise UserError(
+            f"KID needs at least 2 images of either side, not {len(samples)} samples and {len(reference)} of "
+            "the reference"
+        )
     if subset_size < 2 or subsets < 1 or fewer < subset_size:
         raise UserError(
             f"{subsets} KID subsets of {subset_size} cannot be drawn from {len(samples)} samples and "

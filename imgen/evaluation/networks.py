@@ -56,7 +56,7 @@ def inception(dialect: str, weights_file: str | Path | None) -> FeatureNetwork:
     inception_input.find(dialect)
     if weights_file is None:
         raise UserError(f"Inception's weights are needed: {HOW}")
-    path = Path(weights_file)
+    path = Path(weights_file).expanduser()
     if path.suffix != ".safetensors":
         there = (
             "has to be converted first" if path.is_file() else "is not what imgen.convert writes"

@@ -27,15 +27,30 @@ PAIRED: dict[str, tuple[str, Callable]] = {
 COUNT, IDENTICAL = "count", "identical"
 
 
-def check_pairs(images: ImageSet, originals: ImageSet, metrics: Iterable[str]) -> None:
-    """Raises UserError for sets of unlike number or size, or too small for a metric."""
+def check_pairs(
+    images: ImageSet, originals: ImageSet, metrics: Iterable[str], trunk: str | None = None
+) -> None:
+    """Raises UserError for sets of unlike number or size, for folders whose files have unlike names, and for
+    images too small for a metric. trunk: of "lpips"."""
     if images.num != originals.num or images.size != originals.size:
         raise UserError(
             f"{images.name} has {images.num} images of {images.size}, {originals.name} {originals.num} of "
             f"{originals.size}: {', '.join(metrics)} need pairs of one size; see --num and --image_size"
         )
-    if min(images.size) < 11 and any(metric.startswith("ssim") for metric in metrics):
-        raise UserError(f"SSIM needs images of at least 11x11 pixels, not {images.size}")
+    for mine, other in zip(images.files or (), originals.files or (), strict=False):
+        if mine != other:
+            raise UserError(
+                f"{images.name} has {mine} where {originals.name} has {other}: files of a pair must have the "
+                "same name, but for the suffix"
+            )
+    least = {"SSIM": 11} if any(metric.startswith("ssim") for metric in metrics) else {}
+    if trunk:
+        least[f"LPIPS by {trunk}"] = lpips.least_size(lpips.TRUNKS[trunk])
+    for name, size in least.items():
+        if min(images.size) < size:
+            raise UserError(
+                f"{name} needs images of at least {size}x{size} pixels, not {images.size}"
+            )
 
 
 def pair_means(
@@ -51,11 +66,12 @@ def pair_means(
 
     lpips_weights: the name of LPIPS' trunk and its parameters, where that is asked for.
 
-    Raises UserError for sets that `check_pairs` refuses, and for pairs that could not be read.
+    Raises UserError for sets that `check_pairs` refuses, for measures that are not finite, and for pairs that
+    could not be read.
     """
-    check_pairs(images, originals, metrics)
-    measures: dict[str, Callable] = {PAIRED[m][0]: PAIRED[m][1] for m in metrics if m != "lpips"}
     trunk, params = lpips_weights or ("", {})
+    check_pairs(images, originals, metrics, trunk)
+    measures: dict[str, Callable] = {PAIRED[m][0]: PAIRED[m][1] for m in metrics if m != "lpips"}
     params = jax.device_put(params, NamedSharding(sharding.mesh, PartitionSpec()))
 
     @functools.partial(jax.jit, out_shardings=sharding)
@@ -78,11 +94,18 @@ def pair_means(
             yield mask * other, measured(params, *placed)
 
     totals: dict[str, float] = {COUNT: 0.0}
-    for mask, found in _one_ahead(batches()):
+    for number, (mask, found) in enumerate(_one_ahead(batches())):
         there = mask > 0
         totals[COUNT] += float(there.sum())
         for name, rows in found.items():
-            totals[name] = totals.get(name, 0.0) + local_rows(rows)[there].sum(dtype=np.float64)
+            rows = local_rows(rows)
+            if (bad := there & ~np.isfinite(rows)).any():
+                pair = number * batch_size + jax.process_index() * len(rows) + np.argmax(bad)
+                raise UserError(
+                    f"{name} of pair {pair} of {images.name} and {originals.name} is not finite: look for "
+                    "NaN in the weights"
+                )
+            totals[name] = totals.get(name, 0.0) + rows[there].sum(dtype=np.float64)
     totals = _over_processes(totals)
     count, same = int(totals.pop(COUNT)), int(totals.pop(IDENTICAL))
     if count != images.num:

@@ -47,7 +47,10 @@ def squared_radii(features, k: int = 3, bfloat16: bool = False) -> np.ndarray:
 
 
 def _check_neighbours(points: int, k: int) -> None:
-    if not 0 < k < points:
+    if k < 1:
+        raise UserError(f"precision and recall need k = 1 neighbour or more, not {k}")
+    if points <= k:
         raise UserError(
-            f"the {k}th nearest other one of {points} points does not exist: k must be from 1 to {points - 1}"
+            f"precision and recall with k = {k} neighbours need at least {k + 1} images of either side, not "
+            f"{points}"
         )

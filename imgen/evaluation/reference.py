@@ -10,7 +10,6 @@ Source: openai/guided-diffusion, evaluations/README.md; mseitzer/pytorch-fid, fi
 
 import dataclasses
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ import numpy as np
 from imgen.errors import UserError
 from imgen.evaluation.feature_matrix import checked
 from imgen.evaluation.moments import Gaussian
+
+ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "n", "images", "network", "network_hash", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +40,18 @@ class Reference:
 
 
 def read(path: str | Path) -> Reference:
-    """A .npz file of statistics, its images left where they are.
+    """A .npz file of statistics, its images and what else is in it left where they are.
 
     Raises UserError where the file is missing or damaged, or holds neither statistics nor images.
     """
     with _open(path) as arrays:
+        there = arrays.files
         try:
-            found = {key: arrays[key] for key in arrays.files if key != "arr_0"}
-        except (ValueError, OSError, zipfile.BadZipFile) as e:
+            found = {key: arrays[key] for key in ARRAYS if key in there}
+        except Exception as e:  # zip, zlib and numpy raise unlike errors on a damaged file
             raise UserError(f"{path}: damaged ({e}); fetch it again") from e
-        has_images = "arr_0" in arrays.files
-    count = int(found["n"]) if "n" in found else None
+    has_images = "arr_0" in there
+    count = _count(path, found["n"]) if "n" in found else None
     reference = Reference(
         pool=_gaussian(path, found, "mu", "sigma", count),
         spatial=_gaussian(path, found, "mu_s", "sigma_s", count),
@@ -60,9 +62,9 @@ def read(path: str | Path) -> Reference:
         has_images=has_images,
     )
     if reference.pool is None and not has_images:
-        there = ", ".join(found) or "nothing"
+        others = ", ".join(there) or "nothing"
         raise UserError(
-            f"{path} has neither statistics (mu, sigma) nor images (arr_0), only {there}"
+            f"{path} has neither statistics (mu, sigma) nor images (arr_0), only {others}"
         )
     return reference
 
@@ -80,7 +82,7 @@ def write(path: str | Path, reference: Reference) -> None:
                 arrays["n"] = gaussian.count
     if reference.features is not None:
         arrays["features"] = np.asarray(reference.features, np.float32)
-    path = Path(path)
+    path = Path(path).expanduser()
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with open(unfinished, "wb") as file:
@@ -96,11 +98,19 @@ def _open(path: str | Path):
         raise UserError(f"{path}: no such file of statistics")
     try:
         arrays = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:  # as above
         raise UserError(f"{path}: not a readable .npz file ({e})") from e
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise UserError(f"{path}: a single array, not an .npz file of statistics")
     return arrays
+
+
+def _count(path, n: np.ndarray) -> int:
+    if n.size != 1 or n.dtype.kind not in "iuf" or not n.item() >= 1 or n.item() % 1:
+        raise UserError(
+            f"{path}: n is {n.dtype} {n.shape}, not the number of images, one whole number"
+        )
+    return int(n.item())
 
 
 def _gaussian(path, found: dict, mean_key: str, covariance_key: str, count) -> Gaussian | None:

@@ -93,7 +93,7 @@ def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
         raise UserError(f"{path}: no such file of embeddings")
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e:
+    except Exception as e:  # numpy raises unlike errors on a damaged file
         raise UserError(f"{path}: not a readable .npy file ({e})") from e
     found, width = checked(found, f"embeddings in {path}"), network.widths["embedding"]
     if found.shape[1] != width:
@@ -109,11 +109,16 @@ def check_reference(
     open_set: Callable[[], ImageSet],
     network: FeatureNetwork,
     needs: Iterable[str] = (),
+    num: int | None = None,
 ) -> str:
-    """Opens a reference and looks no further: its name. Raises UserError for what `reference_features` would
-    refuse before it looks at images."""
+    """Opens a reference and looks no further: its name. num: of its images, where so many were asked for.
+
+    Raises UserError for what `reference_features` would refuse before it looks at images, and for a `num` of
+    what is of all images already.
+    """
     needs = tuple(needs)
     if where and where.endswith(".npy") and set(needs) <= {"embeddings"}:
+        _check_whole(where, num)
         if needs:
             read_embeddings(where, network)
         return Path(where).stem
@@ -121,9 +126,18 @@ def check_reference(
     if statistics and (path := Path(where).expanduser()).is_file():
         stored = reference.read(path)
         if stored.pool is not None:
+            _check_whole(path, num)
             _check(path, stored, network, needs)
             return _identity(path, stored)[0]
     return published_name(open_set())
+
+
+def _check_whole(path: str | Path, num: int | None) -> None:
+    if num is not None:
+        raise UserError(
+            f"{path} holds statistics or embeddings of all its images, not of the first {num}: leave out "
+            "--reference_num"
+        )
 
 
 def _of_file(

@@ -4,7 +4,6 @@ A JSON string array of {"protocol": fields of `records.Protocol`, "settings": mo
 """
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,5 +26,7 @@ def drawn_by(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         protocol, settings = found.get("protocol", {}), found.get("settings", {})
         known = {k: protocol[k] for k, kind in FIELDS.items() if type(protocol.get(k)) is kind}
         return known, dict(settings)
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile):
-        return {}, {}  # of another program
+    except (
+        Exception
+    ):  # of another program, or damaged: zip, zlib, numpy and json raise unlike errors
+        return {}, {}

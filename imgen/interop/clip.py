@@ -241,12 +241,13 @@ def load(path: str | Path | None) -> tuple[CLIP, dict[str, Any]]:
 
     Raises UserError, with the way to the public weights where none are named or there.
     """
-    if path is None or not Path(path).exists():
+    path = None if path is None else Path(path).expanduser()
+    if path is None or not path.exists():
         missing = (
             "no weights of CLIP are named" if path is None else f"{path}: no such file or folder"
         )
         raise UserError(f"{missing}; {WHERE}")
-    path = _weights_in(Path(path)) if Path(path).is_dir() else Path(path)
+    path = _weights_in(path) if path.is_dir() else path
     if path.suffix not in (".safetensors", ".npz"):
         raise UserError(
             f"{path}: CLIP's weights are read from .safetensors and .npz files; {WHERE}"

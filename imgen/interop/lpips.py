@@ -1,9 +1,8 @@
 """LPIPS weights <-> our parameters.
 
-Official keys are those of the LPIPS module: net.slice{1..5}.{index}.{weight, bias} with
-torchvision's index, and lin{0..4}.model.1.weight. A file may also name the convolutions as
-torchvision's VGG16 and AlexNet do (features.{index}.weight), so that it can be put together from the two
-published files.
+Official keys are those of the LPIPS module: net.slice{1..5}.{index}.{weight, bias} with torchvision's index,
+and lin{0..4}.model.1.weight. The convolutions may also be named as torchvision's VGG16 and AlexNet do
+(features.{index}.weight): the trunk is published in a file of theirs, the heads in one of LPIPS'.
 """
 
 import re
@@ -14,7 +13,8 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.interop.files import read_arrays
-from imgen.interop.table import CONV, Row, Transform, from_official
+from imgen.interop.system import System
+from imgen.interop.table import CONV, Row, Transform, from_official, to_official
 from imgen.tokenizers.lpips import TRUNKS, VGG16, Params, Trunk, abstract_params
 
 IGNORED = (
@@ -23,10 +23,12 @@ IGNORED = (
     r"lins\.\d\..*",  # the heads once more
     r"classifier\..*",
 )
+HEADS = "lpips/weights/v0.1/{net}.pth of richzhang/PerceptualSimilarity on GitHub"
 HOW = (
-    "one .safetensors file with torchvision's trunk (vgg16-397923af.pth or alexnet-owt-*.pth, its features.*)"
-    " and LPIPS' heads (lpips/weights/v0.1/vgg.pth or alex.pth of richzhang/PerceptualSimilarity), or with"
-    " the state dict of lpips.LPIPS(net='vgg') or (net='alex')"
+    "get torchvision's trunk (vgg16-397923af.pth or alexnet-owt-7be5be79.pth of download.pytorch.org/models) "
+    f"and LPIPS' heads ({HEADS.format(net='vgg')}, or alex.pth) and convert them once: python -m "
+    "imgen.convert --system lpips_vgg (or lpips_alex) --checkpoint TRUNK.pth --heads HEADS.pth --out DIR; "
+    "then give DIR/lpips_vgg.safetensors"
 )
 
 HEAD = Transform(lambda w: w.reshape(-1), lambda v: v.reshape(1, -1, 1, 1))
@@ -56,7 +58,7 @@ def convert(
 
 def load(path: str | Path, trunk: Trunk = VGG16) -> Params:
     """Reads a .safetensors or .npz file. Raises UserError where it isn't LPIPS of this trunk."""
-    return convert(read_arrays(path), trunk=trunk)
+    return convert(_read(path), trunk=trunk)
 
 
 def load_any(path: str | Path) -> tuple[str, Params]:
@@ -64,13 +66,42 @@ def load_any(path: str | Path) -> tuple[str, Params]:
 
     Raises UserError, in one line that says which files to get, where it is of none.
     """
-    state = read_arrays(path)
+    state = _read(path)
     first = [state[key] for key in ("features.0.weight", "net.slice1.0.weight") if key in state]
     sizes = {trunk.kernel[0]: name for name, trunk in TRUNKS.items()}
     name = sizes.get(first[0].shape[-1]) if first and first[0].ndim == 4 else None
     if name is None:
-        raise UserError(f"{path} holds no weights of LPIPS: give {HOW}")
+        raise UserError(f"{path} holds no weights of LPIPS: {HOW}")
     return name, convert(state, trunk=TRUNKS[name])
+
+
+def system(net: str, sha256: str, heads_sha256: str) -> System:
+    """What `imgen.convert` makes of the two published files: one in the layout of the LPIPS module, which the
+    readers above take. net: of TRUNKS. sha256: of torchvision's file; heads_sha256: of LPIPS' own."""
+    trunk = TRUNKS[net]
+
+    def joined(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if not any(key.startswith("lin") for key in state):
+            raise UserError(
+                f"the checkpoint is a trunk without LPIPS' heads: give them too, with --heads {net}.pth "
+                f"({HEADS.format(net=net)})"
+            )
+        return to_official(rows(trunk), convert(state, trunk=trunk))
+
+    return System(None, joined, None, sha256=sha256, heads_sha256=heads_sha256)
+
+
+SYSTEMS = {
+    "lpips_vgg": system("vgg", "397923af", "a78928a0"),
+    "lpips_alex": system("alex", "7be5be79", "df73285e"),
+}
+
+
+def _read(path: str | Path) -> dict[str, np.ndarray]:
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix not in (".safetensors", ".npz"):
+        raise UserError(f"{path} has to be converted first: {HOW}")
+    return read_arrays(path)
 
 
 def _module_names(state: Mapping[str, np.ndarray], trunk: Trunk) -> dict[str, np.ndarray]:

@@ -20,7 +20,8 @@ class System:
     system. like: shapes of these parameters, and to_official: the way back; None where what is written
     keeps a published layout. inside: the key under which published files keep the state dict, "" where
     they are the state dict. sha256: how the hash of the published file begins, "" where that isn't known.
-    where: which files to take, for those who have another one.
+    where: which files to take, for those who have another one. heads_sha256: of the second file
+    (--heads), whose state is added to the first one's, where systems are published in two.
     """
 
     like: Callable[[], Params] | None
@@ -29,6 +30,7 @@ class System:
     inside: str = ""
     sha256: str = ""
     where: str = ""
+    heads_sha256: str = ""
 
 
 def by_table(

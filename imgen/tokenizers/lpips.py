@@ -74,6 +74,17 @@ def abstract_params(widths: Sequence[int] | None = None, trunk: Trunk = VGG16) -
     return params
 
 
+def least_size(trunk: Trunk) -> int:
+    """Pixels a side, below which the last slice is left with none."""
+    size = 1
+    for k in reversed(range(len(trunk.slices))):
+        for _ in trunk.slices[k]:
+            size = (size - 1) * trunk.stride[k] + trunk.kernel[k] - 2 * trunk.padding[k]
+        if k in trunk.pooled:
+            size = (size - 1) * 2 + trunk.pool_size
+    return size
+
+
 def features(params: Params, images: jax.Array, trunk: Trunk = VGG16) -> list[jax.Array]:
     """Images [B, H, W, 3] in [-1, 1] -> the last activations of each slice."""
     x = (images.astype(jnp.float32) - jnp.array(MEAN)) / jnp.array(SCALE)

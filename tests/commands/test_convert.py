@@ -1,6 +1,7 @@
 """imgen.convert: Inception there and back, and one clear line for every kind of file that is not right."""
 
 import logging
+import re
 import sys
 import zipfile
 
@@ -15,8 +16,10 @@ from imgen.evaluation import networks
 from imgen.evaluation.inception import abstract_params
 from imgen.evaluation.records import Protocol
 from imgen.interop import clip, inception, taming, tokenizers
+from imgen.interop import lpips as lpips_layout
 from imgen.interop.system import by_table
 from imgen.interop.table import LINEAR, Row, to_official
+from imgen.tokenizers import lpips
 from tests.conditioning.tiny_clip import random_params, tiny_clip
 
 STATE = {
@@ -179,6 +182,40 @@ def test_clip_of_any_size_becomes_a_file_that_metrics_read(capsys, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, params)
     err = fails(capsys, tmp_path / "clip.safetensors", tmp_path, "--back", system="clip")
     assert "published layout as it is" in err
+
+
+@pytest.mark.parametrize("net", lpips.TRUNKS)
+def test_lpips_two_published_files_become_one_that_metrics_read(capsys, tmp_path, net):
+    """torchvision's trunk with its classifier, and the heads; either alone is refused."""
+    trunk, state = lpips.TRUNKS[net], {"classifier.6.bias": np.zeros(1000, np.float32)}
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), lpips.abstract_params(trunk=trunk))
+    params["conv_0"]["kernel"][...] = np.random.default_rng(0).random(
+        (*trunk.kernel[:1] * 2, 3, 64)
+    )
+    params["lin_4"][...] = np.arange(trunk.widths[4])
+    heads = {}
+    for key, value in to_official(lpips_layout.rows(trunk), params).items():
+        name = re.sub(r"net\.slice\d", "features", key)
+        (heads if key.startswith("lin") else state)[name] = value
+    save_file(state, tmp_path / "trunk.safetensors")
+    save_file(heads, tmp_path / "heads.safetensors")
+    given, system = ["--heads", f"{tmp_path / 'heads.safetensors'}"], f"lpips_{net}"
+    assert run(capsys, tmp_path / "trunk.safetensors", tmp_path, *given, system=system)[0] == 0
+    found = lpips_layout.load_any(tmp_path / f"{system}.safetensors")
+    assert found[0] == net
+    jax.tree.map(np.testing.assert_array_equal, found[1], params)
+    err = fails(capsys, tmp_path / "trunk.safetensors", tmp_path, system=system)
+    assert f"--heads {net}.pth (lpips/weights/v0.1/{net}.pth" in err
+    err = fails(capsys, tmp_path / "heads.safetensors", tmp_path, system=system)
+    assert "lacks net.slice1.0.bias" in err
+    err = fails(capsys, tmp_path / "trunk.safetensors", tmp_path, "--heads", "gone", system=system)
+    assert "--heads gone: no such file" in err
+    (tmp_path / "a.pth").write_bytes(b"other weights")
+    other = ["--heads", f"{tmp_path / 'a.pth'}"]
+    err = fails(capsys, tmp_path / "trunk.safetensors", tmp_path, *other, system=system)
+    assert "a.pth has the SHA-256" in err and "--any_weights" in err
+    err = fails(capsys, tmp_path / "trunk.safetensors", tmp_path, *given, system="clip")
+    assert "--heads goes with lpips_vgg, lpips_alex" in err
 
 
 def test_torchscript_is_not_opened_and_the_way_around_is_named(capsys, tmp_path, toy):

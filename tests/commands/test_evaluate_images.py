@@ -20,6 +20,7 @@ from imgen.interop.lpips import rows
 from imgen.interop.table import to_official
 from imgen.tokenizers import lpips
 from tests.conditioning.tiny_clip import write_clip
+from tests.data.tiny import write_tfds
 from tests.evaluation.toy_network import pictures, untrained_weights
 
 MERGES = "#version\nd o\ndo g</w>\n"
@@ -73,6 +74,43 @@ def test_cmmd_of_files_folders_and_stored_embeddings(files, tmp_path, capsys):
         assert result["value"] == pytest.approx(cmmd(ours, theirs), rel=1e-3)
     same = run(capsys, files, *common, "--reference", "a.npz")[1]
     assert abs(same[key]["value"]) < 1e-6 < 1e-4 < result["value"]
+
+
+def test_a_data_set_comes_to_clips_size_as_a_folder_does(files, tmp_path, capsys):
+    """Not through ADM's crop to the size of the samples."""
+    images = pictures(12, size=24)
+    write_tfds(tmp_path / "data", size=24, images=images)
+    for i, picture in enumerate(images):
+        Image.fromarray(picture).save(tmp_path / f"{i:02}.png")
+    common = ["--metrics", "cmmd", "--clip_weights", "clip", "--data_dir", f"{tmp_path / 'data'}"]
+    found = {}
+    for where in ("tfds:tiny:train", f"{tmp_path}"):
+        for samples, reference in (("a.npz", where), (where, "b.npz")):
+            pair = ["--samples", samples, "--reference", reference]
+            status, results, err = run(capsys, files, *common, *pair)
+            assert status == 0, err
+            [result] = results.values()
+            found[where, samples == where] = result["value"], result["protocol"]["size"]
+    for as_samples in (False, True):
+        assert found["tfds:tiny:train", as_samples] == found[f"{tmp_path}", as_samples]
+
+
+def test_resized_samples_of_a_folder_are_those_of_a_file(files, tmp_path, capsys):
+    """Resized from their own size, not from CLIP's, and only then prepared for CLIP."""
+    for i, picture in enumerate(pictures(20, size=32)):
+        Image.fromarray(picture).save(tmp_path / f"{i:02}.png")
+    common = ["--metrics", "cmmd,clipscore", "--clip_weights", "clip", "--reference", "b.npz"]
+    common += ["--clip_vocab", "merges.txt", "--prompts", "prompts.txt", "--resize_to", "20"]
+    found = {}
+    for samples in ("a.npz", f"{tmp_path}"):
+        status, found[samples], err = run(capsys, files, "--samples", samples, *common)
+        assert status == 0, err
+    of_file, of_folder = found.values()
+    assert len(of_file) == 2 and of_file.keys() == of_folder.keys()
+    for name, result in of_file.items():
+        assert of_folder[name]["value"] == result["value"]
+        assert of_folder[name]["protocol"] == result["protocol"]
+    assert result["protocol"]["size"] == 32
 
 
 def test_clip_score_is_the_mean_over_images_and_their_prompts(files, capsys):
@@ -187,6 +225,8 @@ def test_mistakes_show_before_anything_is_measured(files, tmp_path, capsys, monk
         ("fid,clipscore", [*by_clip, *against, "--prompts", "none"], ["--prompts none"]),
         ("fid", [*against, "--write_reference", "none/a.npz"], ["--write_reference", "none/a.npz"]),
         ("fid", [*against, "--write_reference", "statistics.npz"], ["it is a folder"]),
+        ("fid", [*against, "--num", "1"], ["a.npz[:1] has 1 image", "at least 2"]),
+        ("fid", ["--reference="], ["--reference is empty"]),
     ):
         more = [f"{tmp_path / a}" if (tmp_path / a).exists() else a for a in more]
         status, _, err = run(capsys, files, "--samples", "a.npz", "--metrics", metrics, *FD, *more)
@@ -202,6 +242,10 @@ def test_results_are_added_to_those_of_before_and_printed_if_they_cannot_be_stor
     for metrics, count in (("fid", 1), ("is,psnr", 3), ("fid", 3)):
         assert run(capsys, files, *common, "--metrics", metrics)[0] == 0
         assert len(json.loads(stored.read_text())["results"]) == count
+    stored.write_text('{"results": {"lpips": {"value": NaN}}}')  # as we once wrote
+    assert run(capsys, files, *common, "--metrics", "psnr")[0] == 0
+    kept = json.loads(stored.read_text())["results"]
+    assert kept["lpips"] == {"value": None} and len(kept) == 2
     stored.write_text("{")
     status, found, err = run(capsys, files, *common, "--metrics", "psnr")
     assert status == 0 and "not readable JSON" in err
@@ -243,3 +287,44 @@ def test_protocols_know_the_samples_and_is_does_not_depend_on_other_metrics(
     ].values()
     assert smaller["protocol"]["resize"].startswith("torch_bicubic_16+")
     assert smaller["protocol"]["size"] == 32 and smaller["value"] != of_fid["value"]
+
+
+def test_a_result_that_is_not_finite_is_named_and_not_printed(files, capsys, monkeypatch):
+    monkeypatch.setattr("imgen.distribution.pair_means", lambda *_: ({"psnr": np.nan}, 0))
+    common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr"]
+    status, _, err = run(capsys, files, *common)
+    assert status == 2 and "results/psnr/20/value is nan" in err
+
+
+def test_a_metric_that_is_named_twice_is_measured_once(files, capsys, monkeypatch):
+    asked = []
+
+    def means(images, originals, metrics, *_):
+        asked.extend(metrics)
+        return {"psnr": 1.0}, 0
+
+    monkeypatch.setattr("imgen.distribution.pair_means", means)
+    common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr,ssim,psnr"]
+    assert run(capsys, files, *common)[0] == 0 and asked == ["psnr", "ssim"]
+
+
+def test_a_home_folder_is_found_by_its_short_name_and_a_missing_folder_is_one_line(
+    files, capsys, monkeypatch
+):
+    monkeypatch.setenv("HOME", f"{files}")
+    (files / "a.evaluation.json").unlink(missing_ok=True)
+    common = ["--samples", "~/a.npz", "--metrics", "clipscore", "--clip_weights", "~/clip"]
+    more = ["--clip_vocab", "~/merges.txt", "--prompts", "~/prompts.txt"]
+    status, found, err = run(capsys, files, *common, *more)
+    assert status == 0, err
+    assert json.loads((files / "a.evaluation.json").read_text())["results"] == found
+    fd = ["--metrics", "is", *FD[:2], "--features_weights", "~/fd.safetensors"]
+    assert run(capsys, files, "--samples", "~/a.npz", *fd)[0] == 0
+    weights = ["--features_weights", "~/fd.safetensors"]
+    err = run(capsys, files, "--samples", "~/a.npz", "--metrics", "is", *weights)[2]
+    assert f"{files}/fd.safetensors" in err and "not inception" in err
+    lpips_of = ["--metrics", "lpips", "--reference", "b.npz", "--lpips_weights"]
+    err = run(capsys, files, "--samples", "~/a.npz", *lpips_of, "~/fd.safetensors")[2]
+    assert "fd.safetensors holds no weights of LPIPS" in err
+    status, _, err = run(capsys, files, "--samples", "~/none/samples", "--metrics", "is", *FD)
+    assert status == 2 and len(err.splitlines()) == 1 and "no such file or folder" in err

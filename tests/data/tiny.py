@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from PIL import Image
 from imgen.data.source import BadExample
 
 
-def png(value: int, size: int = 8) -> bytes:
-    """A PNG file whose pixels all have this value."""
-    file = io.BytesIO()
-    Image.fromarray(np.full((size, size, 3), value, np.uint8)).save(file, "PNG")
+def png(value: int | np.ndarray, size: int = 8) -> bytes:
+    """A PNG file with this picture, or whose pixels all have this value."""
+    file, blank = io.BytesIO(), np.zeros((size, size, 3), np.uint8)
+    Image.fromarray(blank + np.asarray(value, np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -23,10 +24,11 @@ def write_tfds(
     broken: tuple[int, ...] = (),
     size: int = 8,
     names: tuple[str, ...] = ("even", "odd"),
+    images: Sequence[int | np.ndarray] = range(12),
 ) -> None:
     """A TFDS data set: 12 training and 5 test images, image i of value i and class i modulo `names`.
 
-    `broken`: indices whose bytes are no image.
+    `broken`: indices whose bytes are no image. `images`: pictures, or their values.
     """
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -48,7 +50,7 @@ def write_tfds(
         file = directory / f"{name}-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(file), "group_size:1")
         for i in range(count):
-            image = io.BytesIO(b"no image" if i in broken else png(i, size))
+            image = io.BytesIO(b"no image" if i in broken else png(images[i], size))
             example = {"image": image, "label": i % len(names), "caption": f"the number {i}"}
             writer.write(serializer.serialize_example(features.encode_example(example)))
         writer.close()

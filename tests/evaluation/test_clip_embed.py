@@ -77,9 +77,23 @@ def test_embeddings_of_texts_do_not_depend_on_the_batch_and_long_ones_are_cut(pa
     found = text_embeddings(MODEL, params, TOKENIZER, texts, sharding, batch_size=8)
     assert found.shape == (10, 24)
     np.testing.assert_allclose(embed_texts(MODEL, params, TOKENIZER(texts, 40)), found, atol=2e-6)
-    small = tiny_clip()
-    with pytest.raises(UserError, match="514 tokens, this CLIP 20"):
-        text_embeddings(small, random_params(small), TOKENIZER, texts, sharding, 8)
+
+
+def test_a_vocabulary_that_is_not_the_models_is_refused(params):
+    """A longer one, one that ends early, and one of the same length that ends texts in another way."""
+    longer = clip_bpe.Tokenizer((("a", "b"),), clip_bpe.numbered((("a", "b"),)))
+    shorter = clip_bpe.Tokenizer((), {k: v for k, v in TOKENIZER.ids.items() if v != 5})
+    swapped = TOKENIZER.ids | {clip_bpe.START: TOKENIZER.end, clip_bpe.END: TOKENIZER.start}
+    sharding = batch_sharding(make_mesh())
+    for tokenizer, end, message in (
+        (longer, None, "has 515 tokens, this CLIP 514"),
+        (shorter, None, "has 513 tokens, this CLIP 514"),
+        (clip_bpe.Tokenizer((), swapped), None, "with the id 512, this CLIP with 513"),
+        (TOKENIZER, 7, "with the id 513, this CLIP with 7"),
+    ):
+        model = tiny_clip(vocab=514, length=40, end=end)
+        with pytest.raises(UserError, match=message):
+            text_embeddings(model, params, tokenizer, ["a dog"], sharding, 8)
 
 
 def test_networks_and_scores_are_named_by_size_activation_prefix_and_scale(params):

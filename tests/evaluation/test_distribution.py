@@ -53,6 +53,8 @@ def test_kernel_distance_is_unbiased_repeatable_and_needs_enough_samples():
     assert squared_mmd(a, b) == pytest.approx(expected)
     with pytest.raises(UserError, match="subset_size must be from 2 to 300"):
         kernel_distance(x, y)
+    with pytest.raises(UserError, match="at least 2 images of either side, not 400 .* and 1 of"):
+        kernel_distance(x, y[:1], subset_size=1)
     with pytest.raises(UserError, match="17 numbers a sample, not 16"):
         kernel_distance(normal(400, 17), y)
 
@@ -78,8 +80,10 @@ def test_precision_and_recall_whatever_the_blocks(monkeypatch, k):
         found = precision_recall.precision_recall(samples, reference, k)
         assert found == pytest.approx(expected, abs=1e-9)
     assert precision_recall.precision_recall(reference, reference, k) == (1, 1)
-    with pytest.raises(UserError, match="k must be from 1 to 4"):
+    with pytest.raises(UserError, match="k = 5 neighbours need at least 6 images .* not 5"):
         precision_recall.precision_recall(samples, reference[:5], 5)
+    with pytest.raises(UserError, match="k = 1 neighbour or more, not 0"):
+        precision_recall.precision_recall(samples, reference, 0)
     with pytest.raises(UserError, match="reference's features of sample 0 are not finite"):
         precision_recall.precision_recall(samples, reference * np.nan)
 

@@ -106,3 +106,10 @@ def test_statistics_are_written_once_and_read_again(tmp_path):
     np.testing.assert_allclose(both.features, fresh.features, rtol=1e-6)
     with pytest.raises(UserError, match="no statistics of spatial"):
         found(str(adm), ("spatial",), run)
+
+
+def test_a_single_image_has_no_covariance():
+    one = images_of(pictures(1))
+    with pytest.raises(UserError, match="toys has 1 image: .* need at least 2"):
+        extractor()(one, ["features", "pool"], 8)
+    assert len(extractor()(one, ["features"], 8).features) == 1

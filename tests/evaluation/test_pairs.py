@@ -1,11 +1,14 @@
 """Means over pairs of images, and the two trunks of LPIPS by the weights that are given."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from imgen.errors import UserError
+from imgen.evaluation import pairs
 from imgen.evaluation.pairs import pair_means
 from imgen.evaluation.reconstruction import psnr
 from imgen.interop import lpips as interop
@@ -48,5 +51,46 @@ def test_the_trunk_is_that_of_the_weights(tmp_path):
             expected = jax.jit(lpips.lpips, static_argnums=3)(params, *scaled, trunk).mean()
             assert means == {"lpips_alex": pytest.approx(float(expected), rel=1e-4)}
     save_file({"features.0.bias": np.zeros(64, np.float32)}, tmp_path / "b.safetensors")
-    with pytest.raises(UserError, match=r"no weights of LPIPS: give .*vgg16.*alexnet.*vgg\.pth"):
+    with pytest.raises(UserError, match=r"no weights of LPIPS: get .*vgg16.*alexnet.*vgg\.pth"):
         interop.load_any(tmp_path / "b.safetensors")
+    (tmp_path / "vgg.pth").write_bytes(b"")
+    for load in (interop.load_any, interop.load):
+        with pytest.raises(
+            UserError, match="vgg.pth has to be converted first: .*lpips_vgg.*--heads"
+        ):
+            load(tmp_path / "vgg.pth")
+
+
+def test_images_that_leave_a_trunk_nothing_to_compare_are_refused():
+    for name, trunk in lpips.TRUNKS.items():
+        least, params = lpips.least_size(trunk), lpips.abstract_params(trunk=trunk)
+        assert least == {"vgg": 16, "alex": 31}[name]
+        for size in (least, least - 1):
+            image = jax.ShapeDtypeStruct((1, size, 64, 3), np.float32)
+            found = jax.eval_shape(lambda p, x, t=trunk: lpips.features(p, x, t), params, image)
+            assert (found[-1].size > 0) == (size == least)
+        images = images_of(np.zeros((2, least - 1, 64, 3), np.uint8))
+        with pytest.raises(UserError, match=f"{name} needs images of at least {least}x{least}"):
+            pair_means(images, images, ["lpips"], 8, sharding(), (name, params))
+
+
+def test_a_measure_that_is_not_finite_is_named_with_its_pair(monkeypatch):
+    def spoilt(x, y):
+        return jax.numpy.where(x[:, 0, 0, 0] == 0, np.nan, 1.0)
+
+    monkeypatch.setitem(pairs.PAIRED, "psnr", ("psnr", spoilt))
+    pixels = np.maximum(pictures(21), 1)
+    pixels[19, 0, 0, 0] = 0
+    images, others = images_of(pixels, "mine"), images_of(pixels, "theirs")
+    with pytest.raises(UserError, match="psnr of pair 19 of mine and theirs is not finite"):
+        pair_means(images, others, ["psnr"], 8, sharding())
+
+
+def test_files_of_two_folders_are_pairs_by_name():
+    pixels = pictures(3)
+    named = dataclasses.replace(images_of(pixels, "mine"), files=("1", "2", "10"))
+    pairs.check_pairs(named, dataclasses.replace(named, name="theirs"), ["psnr"])
+    pairs.check_pairs(named, images_of(pixels), ["psnr"])  # of a file, which has no names
+    others = dataclasses.replace(named, name="theirs", files=("1", "3", "10"))
+    with pytest.raises(UserError, match="mine has 2 where theirs has 3: .* the same name"):
+        pairs.check_pairs(named, others, ["psnr"])

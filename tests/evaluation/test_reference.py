@@ -5,8 +5,10 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.evaluation import reference
+from imgen.evaluation.image_sets import open_images
 from imgen.evaluation.moments import gaussian
 from imgen.evaluation.reference import Reference
+from imgen.evaluation.sample_files import drawn_by
 
 
 def statistics(width, seed=0):
@@ -51,12 +53,42 @@ def test_our_files_come_back_whole(tmp_path):
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not symmetric"),
         ({"mu": np.zeros(3, int), "sigma": np.eye(3)}, "mu is not made of finite numbers"),
         ({"images": np.zeros(3)}, "neither statistics .* only images"),
+        (
+            {"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array([5, 6])},
+            "n is int64 .2,., not the",
+        ),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array("many")}, "n is <U4 "),
+        ({"mu": np.zeros(3), "sigma": np.eye(3), "n": np.array(-np.inf)}, "n is float64 "),
     ],
 )
 def test_files_of_something_else_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(UserError, match=message):
         reference.read(tmp_path / "bad.npz")
+
+
+def test_other_arrays_in_a_file_are_left_alone(tmp_path):
+    note = np.array([{"by": "me"}, None], object)
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3), n=np.array([50]), note=note)
+    assert reference.read(tmp_path / "a.npz").pool.count == 50
+
+
+def test_no_damage_to_a_compressed_file_gives_anything_but_a_line(tmp_path):
+    """Wherever two bytes are overwritten: zip, zlib, numpy and Python's parser raise errors of their own."""
+    images = np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3)).astype(np.uint8)
+    pool = statistics(4)
+    np.savez_compressed(
+        tmp_path / "whole.npz", images, mu=pool.mean, sigma=pool.covariance, protocol="{}"
+    )
+    data, path, lines = (tmp_path / "whole.npz").read_bytes(), tmp_path / "a.npz", set()
+    for at in range(0, len(data) - 1, 3):
+        path.write_bytes(data[:at] + b"(\xff" + data[at + 2 :])
+        for read in (reference.read, lambda p: list(open_images(str(p)).read(8)), drawn_by):
+            try:
+                read(path)
+            except UserError as error:
+                lines.add(str(error))
+    assert len(lines) > 20
 
 
 def test_unreadable_files_are_refused(tmp_path):

@@ -63,5 +63,15 @@ def test_metrics_of_reconstructions_name_their_reference_where_it_is_known():
         assert reconstruction_name("fid", reference) == f"rfid{which}"
 
 
+def test_statistics_and_embeddings_are_of_all_images(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(6), sigma=np.eye(6), network="toy")
+    np.save(tmp_path / "a.npy", np.ones((3, 6), np.float32))
+    for name, need in (("a.npz", "pool"), ("a.npy", "embeddings")):
+        where = str(tmp_path / name)
+        assert check_reference(where, None, toy_network(), [need]) == "a"
+        with pytest.raises(UserError, match="not of the first 2: leave out --reference_num"):
+            check_reference(where, None, toy_network(), [need], num=2)
+
+
 def test_a_metric_without_reference_takes_the_name_of_any(tmp_path):
     assert check_reference(f"{tmp_path}/coco.npy", None, toy_network()) == "coco"
