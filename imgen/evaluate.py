@@ -51,6 +51,7 @@ from imgen.subjects import Request
 from imgen.training.sampling import LABELS
 
 log = logging.getLogger("imgen.evaluate")
+OF_DETECTIONS = ("detector", "prompt_rewrite")  # flags that go with --detections only
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,13 +65,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.write_reference and not args.write_reference.endswith(".npz"):
         parser.error("--write_reference must end in .npz")
     if args.detections is not None:
-        if args.num is not None:
+        others = _given(parser, args) - {"metrics", "detections", *OF_DETECTIONS}
+        if others:
             parser.error(
-                "--num goes with --workdir and --samples; of --detections, all images are scored"
+                f"--{', --'.join(sorted(others))}: not with --detections, of which all images are scored as "
+                "they are"
             )
-        return replay.main(args.metrics, args.detections, args.detector)
-    if args.detector is not None:
-        parser.error("--detector goes with --detections")
+        return replay.main(args.metrics, args.detections, args.detector, args.prompt_rewrite)
+    if others := _given(parser, args).intersection(OF_DETECTIONS):
+        parser.error(f"--{', --'.join(sorted(others))}: only with --detections")
     cli.join(args.distributed)
     cli.use_compilation_cache()
     path = _beside(args)
@@ -84,6 +87,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(result, indent=2), flush=True)
         if path:
             store(path, result)
+
+
+def _given(parser: cli.Parser, args) -> set[str]:
+    """The flags whose value is not the default."""
+    return {name for name, value in vars(args).items() if value != parser.get_default(name)}
 
 
 def store(path: Path, result: dict[str, Any]) -> None:
@@ -119,6 +127,10 @@ def _parser() -> cli.Parser:
         "--detector", metavar="NAME",
         help="that found --detections, if they don't say; GenEval's own is "
         f"{replay.OFFICIAL['geneval']}, VISOR's {replay.OFFICIAL['visor']}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompt_rewrite", action="store_true",
+        help="the images of --detections were drawn from prompts that a language model had rewritten",
     )  # fmt: skip
     parser.add_argument(
         "--metrics",
