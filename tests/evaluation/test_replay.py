@@ -88,23 +88,21 @@ def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatc
     monkeypatch.setattr(geneval, "PROMPTS_SHA256", PROMPT_OF_A_DOG)
     found = {"metadata": SINGLE, "detections": [DOG], "detector": replay.OFFICIAL["geneval"]}
     path = lines(tmp_path / "a.jsonl", *4 * [found])
-    result = replay.replay("geneval", path)["results"][
-        "geneval/overall/mask2former_swin_s+clip_vit_l14/4"
-    ]
+    name = "geneval/overall/mask2former_swin_s+clip_vit_l14/4"
+    result = replay.replay("geneval", path)["results"][name]
     assert result["protocol"]["reference"] == "geneval_553" and result["value"] == 1
     official = Protocol(**result["protocol"] | {"n": 2212})
     assert {r.model for r, _ in comparable("geneval/overall", official)} > {"SDXL", "NAR-XL"}
     by_name = {"threshold": 0.3, "NMS_THRESHOLD": 1.0, "max_objects": 16}
     path = lines(tmp_path / "a.jsonl", *2 * [found], *2 * [{**found, "options": by_name}])
     defaults = replay.replay("geneval", path)
-    assert defaults["results"]["geneval/overall/mask2former_swin_s+clip_vit_l14/4"]["protocol"] == (
-        result["protocol"]
-    )
+    assert defaults["results"][name]["protocol"] == result["protocol"]
     assert "options" not in defaults["geneval"]
     for change in ({"options": {"threshold": 0.31}}, {"metadata": {**SINGLE, "prompt": "a dog"}}):
         path = lines(tmp_path / "a.jsonl", *4 * [{**found, **change}])
         for result in replay.replay("geneval", path)["results"].values():
-            assert result["protocol"]["reference"] is None and not result["published"]
+            assert result["protocol"]["reference"] is None
+            assert result["published"] == result["published_partly"] == []
     for name in ("hf_owlv2", None):
         other = {k: v for k, v in found.items() if k != "detector"}
         printed = replay.replay("geneval", lines(tmp_path / "a.jsonl", *4 * [other]), name)
@@ -113,7 +111,8 @@ def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatc
             r["metric"] for r in printed["results"].values()
         }
         assert all(name.startswith("geneval_like/") for name in names)
-        assert not any(r["published"] for r in printed["results"].values())
+        for result in printed["results"].values():
+            assert result["published"] == result["published_partly"] == []
     with pytest.raises(UserError, match="line 1: detector is 'mask2former.*, not 'hf_owlv2'"):
         replay.replay("geneval", lines(tmp_path / "a.jsonl", found), "hf_owlv2")
 
@@ -132,7 +131,9 @@ def test_images_of_rewritten_prompts_compare_with_such_scores_only(run, tmp_path
         result = printed["results"]["geneval/overall/mask2former_swin_s+clip_vit_l14/4"]
         protocol = Protocol(**result["protocol"] | {"n": 2212})
         found_models = {r.model for r, _ in comparable("geneval/overall", protocol)}
-        assert found_models == {"Emu3-Gen"}  # the only one whose score of rewritten prompts is known
+        assert found_models == {
+            "Emu3-Gen"
+        }  # the only one whose score of rewritten prompts is known
     assert run("geneval", path)[1]["prompt_rewrite"] is False
     mixed = lines(tmp_path / "c.jsonl", found, {**found, "prompt_rewrite": True})
     assert "line 2 is of a rewritten prompt" in run("geneval", mixed)[2]
@@ -301,7 +302,12 @@ def test_wrong_flags_and_files(run, capsys, tmp_path):
     path = lines(tmp_path / "found.jsonl", SPATIAL)
     assert "t2i_compbench_spatial" in run("fid", path)[2]
     assert "name one" in run("geneval,visor", path)[2]
-    for flag in (["--num", "3"], ["--seed", "1"], ["--reference", "a.npz"], ["--features", "fd_cifar"]):
+    for flag in (
+        ["--num", "3"],
+        ["--seed", "1"],
+        ["--reference", "a.npz"],
+        ["--features", "fd_cifar"],
+    ):
         status, printed, err = run("geneval", path, *flag)
         assert status == 2 and printed is None and f"{flag[0]}: not with --detections" in err
     argv = ["--samples", "a.npz", "--metrics", "is", "--prompt_rewrite"]
