@@ -1,8 +1,9 @@
 """Measures a trained run, or images: `python -m imgen.evaluate --workdir RUN | --samples A.npz|DIR ...`.
 
-Prints one JSON object, and adds it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json. All
-files and images are opened before anything is measured.
-Metrics of a run on its held-out data, which are the default:
+Prints one JSON object, and adds it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json, which
+keep a list of results for each name, one of each protocol and settings. All files and images are opened
+before anything is measured.
+Metrics of a run on its held-out data, which are the default, each with its protocol:
   reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
   likelihood      cross-entropy of the generator, in nats per code and per image
@@ -32,9 +33,7 @@ tells how they were drawn, and of a run; not with files that don't tell.
 import dataclasses
 import json
 import logging
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ import jax
 
 from imgen import cli, config, distribution, drawing, run_metrics
 from imgen.errors import UserError
-from imgen.evaluation import replay
+from imgen.evaluation import replay, results_file
 from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
 from imgen.evaluation.distances import check_metrics
 from imgen.evaluation.feature_networks import FEATURES
@@ -86,31 +85,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if jax.process_index() == 0:
         print(json.dumps(result, indent=2), flush=True)
         if path:
-            store(path, result)
+            results_file.add(path, result)
 
 
 def _given(parser: cli.Parser, args) -> set[str]:
     """The flags whose value is not the default."""
     return {name for name, value in vars(args).items() if value != parser.get_default(name)}
-
-
-def store(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result to a file, with what is there already of other metrics. What can't be written is warned
-    of: it has been printed."""
-    try:
-        merged = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        log.warning("%s is not readable JSON (%s) and is written anew", path, error)
-        merged = {}
-    merged = merged if isinstance(merged, dict) else {}
-    results = merged.get("results", {}) | result.get("results", {})
-    merged |= result | ({"results": results} if results else {})
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        log.warning("cannot write %s (%s); the result is only printed", path, error.strerror)
 
 
 def _parser() -> cli.Parser:
@@ -205,9 +185,7 @@ def _of_run(args) -> dict[str, Any]:
     held_out = run_metrics.HeldOut(args.workdir, args.num, args.batch_size, args.checkpoint)
     result: dict[str, Any] = {"workdir": args.workdir, "split": settings.data.eval.split}
     for metric in asked:
-        began = time.monotonic()
-        result[metric] = run_metrics.MEASURES[metric](held_out, settings)
-        result[metric]["seconds"] = round(time.monotonic() - began, 1)
+        result[metric] = run_metrics.measured(metric, held_out, settings)
     if measurement:
         result["results"] = measurement()
     return result

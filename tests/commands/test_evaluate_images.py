@@ -202,11 +202,19 @@ def test_results_are_added_to_those_of_before_and_printed_if_they_cannot_be_stor
     stored = tmp_path / "a.evaluation.json"
     for metrics, count in (("fid", 1), ("is,psnr", 3), ("fid", 3)):
         assert run(capsys, files, *common, "--metrics", metrics)[0] == 0
-        assert len(json.loads(stored.read_text())["results"]) == count
+        results = json.loads(stored.read_text())["results"]
+        assert [len(of_name) for of_name in results.values()] == count * [1]
+    other = [*common[:-1], "folder", "--image_size", "32", "--reference_num", "12"]
+    assert run(capsys, files, *other, "--metrics", "fid")[0] == 0
+    of_fid = json.loads(stored.read_text())["results"]["gfd/fd_cifar/20"]
+    assert [r["protocol"]["reference"] for r in of_fid] == [
+        f"{files / 'b.npz'}",
+        f"{files / 'folder'}",
+    ]
     stored.write_text("{")
     status, found, err = run(capsys, files, *common, "--metrics", "psnr")
     assert status == 0 and "not readable JSON" in err
-    assert json.loads(stored.read_text())["results"] == found
+    assert json.loads(stored.read_text())["results"] == {k: [r] for k, r in found.items()}
     stored.unlink()
     stored.mkdir()
     status, found, err = run(capsys, files, *common, "--metrics", "psnr")
