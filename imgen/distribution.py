@@ -162,7 +162,7 @@ class Measurement:
             about = subject.about | {"network_hash": network.hash}
             about |= distance.settings(found, compared)
             if compared:
-                about |= _about_reference(compared, distance)
+                about |= _about_reference(compared, distance, network.name)
             for name, value in values.items():
                 result = records.result(
                     self._name(name, group, compared),
@@ -300,12 +300,16 @@ def check_writable(path: Path, flag: str) -> None:
         raise UserError(f"{flag}: cannot write {path} ({error.strerror})") from error
 
 
-def _about_reference(compared: ReferenceFeatures, distance: Distance) -> dict[str, Any]:
-    """How many images of the reference were used, which of statistics a file may not tell, and their network
-    where that isn't known."""
+def _about_reference(
+    compared: ReferenceFeatures, distance: Distance, network: str
+) -> dict[str, Any]:
+    """How many images of the reference were used, which of statistics a file may not tell, and which network
+    they are taken to be of where the file doesn't tell."""
     rows = [getattr(compared, need) for need in distance.reference if need in ROWS]
     about: dict[str, Any] = {"reference_images": len(rows[0]) if rows else compared.num}
-    return about if compared.network else about | {"reference_network": "unknown"}
+    if not compared.network:
+        about["reference_network"] = f"unknown, taken for {network}"
+    return about
 
 
 def read_prompts(path: str | None, num: int | None = None) -> list[str]:
