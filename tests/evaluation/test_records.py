@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from imgen.conditioning.clip import SIZES
 from imgen.errors import UserError
 from imgen.evaluation import records
 from imgen.evaluation.records import Protocol
@@ -30,6 +31,11 @@ def test_every_record_is_whole():
             assert not record.verified
     same = [(r.model, r.metric, r.protocol) for r in records.published()]
     assert len(set(same)) == len(same)
+
+
+def test_no_published_number_is_of_a_clip_that_is_known_by_its_size_only():
+    networks = {record.protocol.network or "" for record in records.published()}
+    assert not [name for name in networks if name.startswith(tuple(SIZES))]
 
 
 def test_numbers_of_a_model():
