@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,14 @@ class ImageSet:
     read: the size of a batch of all processes together, a multiple of their number -> batches in order:
         this process's rows, uint8 [B, H, W, 3], and their mask [B], 0 on padding. Every process gets
         equally many batches.
+    files: that they are read from; empty where that isn't known, as of TFDS.
     """
 
     name: str
     num: int
     size: tuple[int, int]
     read: Callable[[int], Batches]
+    files: Sequence[str | Path] = ()
 
 
 def open_images(
@@ -99,7 +101,7 @@ def of_source(
 
     part = "" if total == len(source) else f"[:{total}]"
     size = (size, size) if isinstance(size, int) else size
-    return ImageSet(name or source.name + part, total, size, read)
+    return ImageSet(name or source.name + part, total, size, read, getattr(source, "files", ()))
 
 
 class _Files:
@@ -109,7 +111,7 @@ class _Files:
 
     def __init__(self, root: Path, fit: Fit | None):
         self.name, self._fit = str(root), fit
-        self._paths = sorted(
+        self.files = self._paths = sorted(
             path for path in root.rglob("*")
             if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
             and not path.name.startswith(".")
@@ -177,7 +179,7 @@ def of_npz(path: Path, num: int | None = None) -> ImageSet:
                     )
                 yield padded(data[before : before + own], own)
 
-    return ImageSet(str(path), num, (height, width), read)
+    return ImageSet(str(path), num, (height, width), read, [path])
 
 
 def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

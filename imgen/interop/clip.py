@@ -268,8 +268,8 @@ def load(path: str | Path | None) -> tuple[CLIP, dict[str, Any]]:
                 "config.json of the Hugging Face hub beside it, which tells heads and activation"
             )
         log.warning(
-            "%s has no config.json beside it, so its activation is assumed to be OpenAI's, %s: weights trained "
-            "with gelu, as many of LAION's, would give wrong numbers: put their config.json there",
+            "%s has no config.json beside it, so its activation is assumed to be OpenAI's, %s: weights "
+            "trained with gelu, as many of LAION's, would give wrong numbers: put their config.json there",
             path, model.image.activation,
         )  # fmt: skip
     return model, convert(state, model)
