@@ -19,14 +19,15 @@ def add(path: Path, result: dict[str, Any]) -> None:
     """Adds what `imgen.evaluate` prints to what is in a file. What can't be written is warned of: it has been
     printed."""
     try:
-        stored = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        text = path.read_text("utf-8") if path.is_file() else "{}"
+        stored = json.loads(text, parse_constant=lambda _: None)  # NaN, which is no JSON
     except (OSError, ValueError) as error:
         log.warning("%s is not readable JSON (%s) and is written anew", path, error)
         stored = {}
     merged = _merged(stored if isinstance(stored, dict) else {}, result)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(json.dumps(merged, indent=2) + "\n", "utf-8")
+        unfinished.write_text(json.dumps(merged, indent=2, allow_nan=False) + "\n", "utf-8")
         os.replace(unfinished, path)
     except OSError as error:
         log.warning("cannot write %s (%s); the result is only printed", path, error.strerror)
