@@ -135,8 +135,10 @@ def measured(metric: str, on: HeldOut, settings) -> dict[str, Any]:
     seconds = time.monotonic() - began
     num = found["test_images" if metric == "baselines" else "images"]
     network = settings.tokenizer if metric in OF_TOKENIZER else settings.generator
+    source = open_source(settings, "eval")
+    part = "" if num == len(source) else f"[:{num}]"
     protocol = Protocol(
-        reference=open_source(settings, "eval").name, n=num, size=settings.data.image_size,
+        reference=source.name + part, n=num, size=settings.data.image_size,
         dtype=network.get("dtype", "float32"),
     )  # fmt: skip
     return {

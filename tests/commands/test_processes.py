@@ -73,7 +73,7 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     """Samples, reconstructions and their features on two processes with two devices each, which take turns
     in the mesh; alone on eight devices, on each as many images at a time."""
     weights = untrained_weights(tmp_path / "fd.safetensors")
-    metrics = ["fid,kid,is,cmmd,rfid,psnr", *OF_RUN]
+    metrics = ["fid,kid,is,precision_recall,cmmd,rfid,rkid,psnr", *OF_RUN]
     common = ["--workdir", str(workdir), "--metrics", ",".join(metrics), "--num", "21"]
     common += ["--batch_size", "2"]
     common += ["--clip_weights", write_clip(tmp_path / "clip")]

@@ -95,9 +95,9 @@ def test_evaluate_agrees_with_the_training_log_and_states_the_baselines(trained,
     stored = json.loads((trained / "evaluation.json").read_text())
     for metric in ("reconstruction", "likelihood", "baselines"):
         record = result[metric]
-        assert stored[metric] == [record] and record["name"] == f"{metric}/40"
-        assert record["protocol"]["n"] == 40 and record["protocol"]["dtype"] == "float32"
-        assert record["protocol"]["reference"] and record["images_per_second"] > 0
+        assert stored[metric] == [record] and record["name"] == f"{metric}/64"
+        assert record["protocol"]["n"] == 64 and record["protocol"]["dtype"] == "float32"
+        assert record["protocol"]["reference"] == "shapes/test" and record["images_per_second"] > 0
 
 
 def test_measures_while_training_are_those_of_the_command_on_the_kept_checkpoints(
