@@ -10,7 +10,8 @@ Metrics of a run on its held-out data, which are the default, each with its prot
   error           of a generator without likelihood (flows, diffusions): its squared error
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
 Metrics of images by the features of a network (--features), as records under "results", each with the
-protocol that it was measured by and the published values of an equal one:
+protocol that it was measured by, the published values of an equal one ("published"), and those of which the
+source leaves out some of it ("published_partly"):
   fid, sfid, is, precision_recall, kid, cmmd        of --samples, or of what the run's generator draws
   rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
   psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, in pairs
