@@ -175,6 +175,7 @@ def test_mistakes_show_before_anything_is_measured(files, tmp_path, capsys, monk
         raise AssertionError("something was measured")
 
     monkeypatch.setattr("imgen.evaluation.features.Extractor.__call__", measured)
+    monkeypatch.setattr("imgen.distribution.one_pass", measured)
     monkeypatch.setattr("imgen.distribution.pair_means", measured)
     np.savez(tmp_path / "unread.npz", arr_0=np.zeros(3))
     (tmp_path / "statistics.npz").mkdir()

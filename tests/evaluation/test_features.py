@@ -1,5 +1,6 @@
 """Images through a feature network: devices, batches and padding change nothing."""
 
+import dataclasses
 import logging
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from imgen.errors import UserError
 from imgen.evaluation import reference
 from imgen.evaluation.distances import DISTANCES
-from imgen.evaluation.features import NEEDS, Extractor
+from imgen.evaluation.features import NEEDS, Extractor, one_pass
 from imgen.evaluation.moments import gaussian
 from imgen.evaluation.references import reference_features, stored
 from imgen.training.sharding import batch_sharding, make_mesh
@@ -106,3 +107,21 @@ def test_statistics_are_written_once_and_read_again(tmp_path):
     np.testing.assert_allclose(both.features, fresh.features, rtol=1e-6)
     with pytest.raises(UserError, match="no statistics of spatial"):
         found(str(adm), ("spatial",), run)
+
+
+def test_several_networks_share_one_pass_over_a_set():
+    read = []
+
+    def counted(batch_size):
+        read.append(batch_size)
+        return images.read(batch_size)
+
+    images = images_of(pictures(21))
+    wanted = [(extractor(), ["pool", "logits"]), (extractor(width=9), ["embeddings"])]
+    first, second = one_pass(dataclasses.replace(images, read=counted), wanted, 8)
+    assert read == [8]
+    for (run, needs), found in zip(wanted, (first, second), strict=True):
+        alone = run(images, needs, 8)
+        fields = (dataclasses.asdict(f) | {"seconds": 0} for f in (found, alone))
+        jax.tree.map(np.testing.assert_array_equal, *fields)
+    assert first.embeddings is None and second.embeddings.shape == (21, 9)
