@@ -24,7 +24,7 @@ def add(path: Path, result: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         log.warning("%s is not readable JSON (%s) and is written anew", path, error)
         stored = {}
-    merged = _merged(stored if isinstance(stored, dict) else {}, result)
+    merged = _merged(_listed(stored if isinstance(stored, dict) else {}), result)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         unfinished.write_text(json.dumps(merged, indent=2, allow_nan=False) + "\n", "utf-8")
@@ -38,19 +38,20 @@ def _merged(stored: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     for name, value in result.items():
         before = stored.get(name)
         if name == "results":
-            merged[name] = _merged(before if isinstance(before, dict) else {}, value)
+            merged[name] = _merged(before or {}, value)
         elif isinstance(value, dict):
-            merged[name] = _beside(before, value)
+            merged[name] = [*(r for r in before or () if _identity(r) != _identity(value)), value]
         else:
             merged[name] = value
     return merged
 
 
-def _beside(before: Any, new: dict[str, Any]) -> list[dict[str, Any]]:
-    """before: what a file holds under the name; older files hold a single result."""
-    results = before if isinstance(before, list) else [before]
-    others = [r for r in results if isinstance(r, dict) and _identity(r) != _identity(new)]
-    return [*others, new]
+def _listed(stored: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds; older ones had a single result under each name."""
+    return {
+        name: _listed(value) if name == "results" else [value] if isinstance(value, dict) else value
+        for name, value in stored.items()
+    }
 
 
 def _identity(result: dict[str, Any]) -> str:

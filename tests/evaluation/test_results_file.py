@@ -41,8 +41,10 @@ def test_a_runs_own_metrics_stand_beside_those_of_another_checkpoint(add):
 
 
 def test_a_single_result_of_an_older_file_is_kept(add, tmp_path):
-    old = {"workdir": "a", "reconstruction": {"step": 4}, "results": {"is/adm/50k": record(1)}}
+    of_old = {"is/adm/50k": record(1), "gfid/adm/50k": record(3)}
+    old = {"workdir": "a", "reconstruction": {"step": 4}, "results": of_old}
     (tmp_path / "evaluation.json").write_text(json.dumps(old))
     found = add({"results": {"is/adm/50k": record(2, seed=1)}, "reconstruction": {"step": 8}})
     assert found["results"]["is/adm/50k"] == [record(1), record(2, seed=1)]
+    assert found["results"]["gfid/adm/50k"] == [record(3)]
     assert found["reconstruction"] == [{"step": 4}, {"step": 8}]
