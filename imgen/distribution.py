@@ -19,7 +19,14 @@ from imgen.evaluation.clip_images import resize_then_square, square_then_resize
 from imgen.evaluation.clip_score import clip_score, score_name
 from imgen.evaluation.distances import DISTANCES, Distance, needs_of_reference, needs_of_samples
 from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import ROWS, Extractor, check_number, check_served
+from imgen.evaluation.features import (
+    ROWS,
+    Extractor,
+    Features,
+    check_number,
+    check_served,
+    one_pass,
+)
 from imgen.evaluation.image_sets import ImageSet
 from imgen.evaluation.pairs import PAIRED, check_pairs, pair_means
 from imgen.evaluation.records import Protocol
@@ -91,8 +98,11 @@ class Measurement:
         with jax.set_mesh(self.mesh):
             if self._prompts:
                 results |= self._clip_score(*self._prompts)
+            passes: dict[int, list[_Group]] = {}
             for group in self._groups:
-                results |= self._distances(group)
+                passes.setdefault(id(group.subject), []).append(group)
+            for groups in passes.values():
+                results |= self._distances(groups)
             if self._pairs:
                 results |= self._of_pairs(*self._pairs)
         return results
@@ -144,15 +154,23 @@ class Measurement:
         fit = extractor.network.prepare
         return subjects.reference(self.request, subject, self.request.reference_num, fit)
 
-    def _distances(self, group: _Group) -> dict:
-        """Results of metrics of DISTANCES."""
-        network, subject, against = group.extractor.network, group.subject, None
-        if needs := needs_of_reference(group.metrics):
-            against = self._against(group, needs)
-        found = group.extractor(
-            with_progress(subject.images), needs_of_samples(group.metrics), self.batch_size
-        )
-        results = {}
+    def _distances(self, groups: list[_Group]) -> dict:
+        """Results of metrics of DISTANCES on one subject, whose images are read or drawn once."""
+        against = [
+            self._against(group, needs) if (needs := needs_of_reference(group.metrics)) else None
+            for group in groups
+        ]
+        wanted = [(group.extractor, needs_of_samples(group.metrics)) for group in groups]
+        found = one_pass(with_progress(groups[0].subject.images), wanted, self.batch_size)
+        results: dict[str, dict[str, Any]] = {}
+        for each in zip(groups, found, against, strict=True):
+            results |= self._compared(*each)
+        return results
+
+    def _compared(
+        self, group: _Group, found: Features, against: ReferenceFeatures | None
+    ) -> dict[str, dict[str, Any]]:
+        network, subject, results = group.extractor.network, group.subject, {}
         for metric in group.metrics:
             distance, began = group.distances[metric], time.monotonic()
             compared = against if distance.reference else None
@@ -165,7 +183,7 @@ class Measurement:
             about = subject.about | {"network_hash": network.hash}
             about |= distance.settings(found, compared)
             if compared:
-                about |= _about_reference(compared, distance)
+                about |= _about_reference(compared, distance, network.name)
             for name, value in values.items():
                 result = records.result(
                     self._name(name, group, compared),
@@ -303,12 +321,16 @@ def check_writable(path: Path, flag: str) -> None:
         raise UserError(f"{flag}: cannot write {path} ({error.strerror})") from error
 
 
-def _about_reference(compared: ReferenceFeatures, distance: Distance) -> dict[str, Any]:
-    """How many images of the reference were used, which of statistics a file may not tell, and their network
-    where that isn't known."""
+def _about_reference(
+    compared: ReferenceFeatures, distance: Distance, network: str
+) -> dict[str, Any]:
+    """How many images of the reference were used, which of statistics a file may not tell, and which network
+    they are taken to be of where the file doesn't tell."""
     rows = [getattr(compared, need) for need in distance.reference if need in ROWS]
     about: dict[str, Any] = {"reference_images": len(rows[0]) if rows else compared.num}
-    return about if compared.network else about | {"reference_network": "unknown"}
+    if not compared.network:
+        about["reference_network"] = f"unknown, taken for {network}"
+    return about
 
 
 def read_prompts(path: str | None, num: int | None = None) -> list[str]:

@@ -1,15 +1,17 @@
 """Measures a trained run, or images: `python -m imgen.evaluate --workdir RUN | --samples A.npz|DIR ...`.
 
-Prints one JSON object, and adds it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json. All
-files and images are opened before anything is measured.
-Metrics of a run on its held-out data, which are the default:
+Prints one JSON object, and adds it to RUN/evaluation.json, DIR/evaluation.json or A.evaluation.json, which
+keep a list of results for each name, one of each protocol and settings. All files and images are opened
+before anything is measured.
+Metrics of a run on its held-out data, which are the default, each with its protocol:
   reconstruction  of the tokenizer: PSNR, SSIM, tokens and bits an image, usage of codes or bits
   prefixes        PSNR and SSIM from the first 1, 2, 4, ... tokens, of tokenizers that can decode them
   likelihood      cross-entropy of the generator, in nats per code and per image
   error           of a generator without likelihood (flows, diffusions): its squared error
   baselines       of the same codes: their unigram entropy, and an add-one bigram model of the training codes
 Metrics of images by the features of a network (--features), as records under "results", each with the
-protocol that it was measured by and the published values of an equal one:
+protocol that it was measured by, the published values of an equal one ("published"), and those of which the
+source leaves out some of it ("published_partly"):
   fid, sfid, is, precision_recall, kid, cmmd        of --samples, or of what the run's generator draws
   rfid, rsfid, ris, rprecision_recall, rkid, rcmmd  of the run's reconstructions of its held-out data
   psnr, ssim, ssim_uniform7, ssim_uniform7_range2, lpips  of reconstructions, or of --samples, by pairs
@@ -33,9 +35,7 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ import jax
 
 from imgen import cli, config, distribution, drawing, paths, run_metrics
 from imgen.errors import UserError
-from imgen.evaluation import replay
+from imgen.evaluation import replay, results_file
 from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
 from imgen.evaluation.distances import check_metrics
 from imgen.evaluation.feature_networks import FEATURES
@@ -52,6 +52,7 @@ from imgen.subjects import Request
 from imgen.training.sampling import LABELS
 
 log = logging.getLogger("imgen.evaluate")
+OF_DETECTIONS = ("detector", "prompt_rewrite")  # flags that go with --detections only
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,13 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.write_reference and not args.write_reference.endswith(".npz"):
         parser.error("--write_reference must end in .npz")
     if args.detections is not None:
-        if args.num is not None:
+        others = _given(parser, args) - {"metrics", "detections", *OF_DETECTIONS}
+        if others:
             parser.error(
-                "--num goes with --workdir and --samples; of --detections, all images are scored"
+                f"--{', --'.join(sorted(others))}: not with --detections, of which all images are scored as "
+                "they are"
             )
-        return replay.main(args.metrics, args.detections, args.detector)
-    if args.detector is not None:
-        parser.error("--detector goes with --detections")
+        return replay.main(args.metrics, args.detections, args.detector, args.prompt_rewrite)
+    if others := _given(parser, args).intersection(OF_DETECTIONS):
+        parser.error(f"--{', --'.join(sorted(others))}: only with --detections")
     cli.join(args.distributed)
     cli.use_compilation_cache()
     path = _beside(args)
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_finite(result)
         print(json.dumps(result, indent=2, allow_nan=False), flush=True)
         if path:
-            store(path, result)
+            results_file.add(path, result)
 
 
 def _check_finite(result: dict[str, Any]) -> None:
@@ -99,24 +102,9 @@ def _check_finite(result: dict[str, Any]) -> None:
             )
 
 
-def store(path: Path, result: dict[str, Any]) -> None:
-    """Writes a result to a file, with what is there already of other metrics. What can't be written is warned
-    of: it has been printed."""
-    try:
-        text = path.read_text("utf-8") if path.is_file() else "{}"
-        merged = json.loads(text, parse_constant=lambda _: None)  # NaN, which is no JSON
-    except (OSError, ValueError) as error:
-        log.warning("%s is not readable JSON (%s) and is written anew", path, error)
-        merged = {}
-    merged = merged if isinstance(merged, dict) else {}
-    results = merged.get("results", {}) | result.get("results", {})
-    merged |= result | ({"results": results} if results else {})
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(json.dumps(merged, indent=2, allow_nan=False) + "\n", "utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        log.warning("cannot write %s (%s); the result is only printed", path, error.strerror)
+def _given(parser: cli.Parser, args) -> set[str]:
+    """The flags whose value is not the default."""
+    return {name for name, value in vars(args).items() if value != parser.get_default(name)}
 
 
 def _parser() -> cli.Parser:
@@ -133,6 +121,10 @@ def _parser() -> cli.Parser:
         "--detector", metavar="NAME",
         help="that found --detections, if they don't say; GenEval's own is "
         f"{replay.OFFICIAL['geneval']}, VISOR's {replay.OFFICIAL['visor']}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompt_rewrite", action="store_true",
+        help="the images of --detections were drawn from prompts that a language model had rewritten",
     )  # fmt: skip
     parser.add_argument(
         "--metrics",
@@ -210,9 +202,7 @@ def _of_run(args) -> dict[str, Any]:
     held_out = run_metrics.HeldOut(args.workdir, args.num, args.batch_size, args.checkpoint)
     result: dict[str, Any] = {"workdir": args.workdir, "split": settings.data.eval.split}
     for metric in asked:
-        began = time.monotonic()
-        result[metric] = run_metrics.MEASURES[metric](held_out, settings)
-        result[metric]["seconds"] = round(time.monotonic() - began, 1)
+        result[metric] = run_metrics.measured(metric, held_out, settings)
     if measurement:
         result["results"] = measurement()
     return result

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from imgen.data.loader import eval_batches
 from imgen.evaluation.codes import bigram_cross_entropy, entropy
 from imgen.evaluation.features import gather_rows
+from imgen.evaluation.records import Protocol
 from imgen.runs import build_tokenizer, load_generator, load_tokenizer
 from imgen.stages import eval_transform, evaluation_task, open_source, reading
 from imgen.training import prefetch
@@ -72,7 +75,7 @@ def prefixes(on: HeldOut, settings) -> dict[str, dict[str, float]]:
         str(keep): {name: float(values[i] / images) for name, values in sums.items()}
         for i, keep in enumerate(lengths)
     }
-    return {"images": int(images), "by_tokens": rows}
+    return {"step": run.step, "images": int(images), "by_tokens": rows}
 
 
 def error(on: HeldOut, settings) -> dict[str, float]:
@@ -103,6 +106,7 @@ def baselines(on: HeldOut, settings) -> dict[str, float]:
     train = codes(_batches(on, settings, "train", None))
     _, spec = build_tokenizer(settings)
     return {
+        **({} if stored else {"step": run.step}),
         "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=spec.size)),
         "bigram_cross_entropy": bigram_cross_entropy(train, test, spec.size),
         "train_images": len(train),
@@ -117,6 +121,33 @@ MEASURES = {
     "error": error,
     "baselines": baselines,
 }
+OF_TOKENIZER = ("reconstruction", "prefixes", "baselines")  # the network that they are of
+
+
+def measured(metric: str, on: HeldOut, settings) -> dict[str, Any]:
+    """A metric of MEASURES as a record: what it came to, with its name, protocol, seconds and speed.
+
+    The protocol's reference is the held-out data, its dtype the network's that was trained. images_per_second
+    counts all images that were read, of baselines the training images too.
+    """
+    began = time.monotonic()
+    found = MEASURES[metric](on, settings)
+    seconds = time.monotonic() - began
+    num = found["test_images" if metric == "baselines" else "images"]
+    network = settings.tokenizer if metric in OF_TOKENIZER else settings.generator
+    source = open_source(settings, "eval")
+    part = "" if num == len(source) else f"[:{num}]"
+    protocol = Protocol(
+        reference=source.name + part, n=num, size=settings.data.image_size,
+        dtype=network.get("dtype", "float32"),
+    )  # fmt: skip
+    return {
+        "name": protocol.name(metric),
+        **found,
+        "protocol": dataclasses.asdict(protocol),
+        "seconds": round(seconds, 3),
+        "images_per_second": round((num + found.get("train_images", 0)) / seconds, 3),
+    }
 
 
 def _batches(on: HeldOut, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:

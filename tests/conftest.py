@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, and quick compilation: to be said before jax is imported."""
 
+import logging
 import os
 from importlib.metadata import version
 
@@ -12,6 +13,13 @@ if version("jaxlib").startswith("0.10."):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+
+
+@pytest.fixture(autouse=True)
+def warnings_reach_caplog():
+    """A command that an earlier test ran in this process has turned them to the terminal alone."""
+    logger = logging.getLogger("imgen")
+    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -104,7 +104,8 @@ class Folder:
             index = index[(index % test_every == 0) == (split == "test")]
         if not len(index):
             raise UserError(f"split {split!r} of {root} has no image")
-        self._paths, self._index = paths, index
+        self.files = self._paths = paths
+        self._index = index
         self._labels = np.array([0] * len(paths) if labels is None else labels, np.int32)
         self.name = str(root) if has_split_folder else f"{root}/{split}"
 

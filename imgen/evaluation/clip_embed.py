@@ -38,7 +38,10 @@ def embed_texts(model: CLIP, params: Params, ids: jax.Array) -> jax.Array:
 
 def network_name(model: CLIP) -> str:
     """As `Protocol.network`: the published size or the image tower's, with "_gelu" if it isn't quick_gelu.
-    CMMD's is "clip_l14_336"."""
+
+    CMMD's is "clip_l14_336". It is the name of a size and not of OpenAI's weights, which can't be told from
+    others of their size, so that no published number may be recorded under it.
+    """
     image = model.image
     name = size_name(model) or f"clip_w{image.width}_d{image.depth}_p{image.patch}_{image.size}"
     return name if image.activation == "quick_gelu" else f"{name}_{image.activation}"

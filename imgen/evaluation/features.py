@@ -7,7 +7,7 @@ would gather float64 as float32. So the result depends on neither the devices no
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -95,21 +95,74 @@ class Extractor:
         Raises UserError for features that are not finite, for needs that the network doesn't serve, for a
         single image where a covariance is needed, and where some images of the set could not be read.
         """
-        began, needs = time.monotonic(), tuple(needs)
-        check_served(self.network, needs)
+        return one_pass(images, [(self, needs)], batch_size, most_features)[0]
+
+    def start(self, pixels: np.ndarray, batch_size: int, outputs: Iterable[str]) -> dict:
+        """This process's images of a batch -> outputs {name: [B, D]} on the devices, perhaps not done yet."""
+        if self._params is None:
+            everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
+            self._params = jax.device_put(self.network.params, everywhere)
+        if self.network.prepare:
+            pixels = np.stack([self.network.prepare(image) for image in pixels])
+        shape = (batch_size, *pixels.shape[1:])
+        batch = jax.make_array_from_process_local_data(self.sharding, pixels, shape)
+        return self._apply(self._params, batch, tuple(outputs))
+
+
+def one_pass(
+    images: ImageSet,
+    wanted: Sequence[tuple[Extractor, Iterable[str]]],
+    batch_size: int,
+    most_features: int | None = None,
+) -> list[Features]:
+    """What several networks make of a set whose images are read, or drawn, only once.
+
+    wanted: networks, and for each keys of NEEDS. Otherwise as `Extractor.__call__`; seconds are those of the
+    whole pass.
+    """
+    began = time.monotonic()
+    passes = [_Pass(extractor, images, needs, most_features) for extractor, needs in wanted]
+    for number, (pixels, mask) in enumerate(images.read(batch_size)):
+        if pixels.dtype != np.uint8:
+            raise UserError(f"{images.name}: images are {pixels.dtype}, not uint8: round to 0..255")
+        first = number * batch_size + jax.process_index() * len(pixels)
+        for one in passes:
+            one.add(first + np.arange(len(pixels)), pixels, mask, batch_size)
+    found = [one.finish() for one in passes]
+    seconds = time.monotonic() - began
+    return [dataclasses.replace(features, seconds=seconds) for features in found]
+
+
+class _Pass:
+    """What is kept of one set under one network, batch by batch; the devices work on the next one while the
+    host takes in this one."""
+
+    def __init__(
+        self, extractor: Extractor, images: ImageSet, needs: Iterable[str], most: int | None
+    ):
+        needs, widths = tuple(needs), extractor.network.widths
+        check_served(extractor.network, needs)
         check_number(images, needs)
-        width = self.network.widths
-        moments = {n: Moments(width[NEEDS[n]]) for n in needs if n not in ROWS}
-        kept = _Kept([n for n in needs if n in ROWS], images.num, most_features)
-        counted = 0
-        for index, mask, found in self._run(images, batch_size, sorted({NEEDS[n] for n in needs})):
-            self._check(found, mask, index, images.name)
-            counted += int(mask.sum())
-            for need, statistic in moments.items():
-                statistic.add(found[NEEDS[need]], mask)
-            kept.add(found, mask, index)
-        counted = int(sum(rows[0] for rows in gather_rows(np.array([counted], np.int32))))
-        if counted != images.num:
+        self._extractor, self._images = extractor, images
+        self._outputs = sorted({NEEDS[need] for need in needs})
+        self._moments = {n: Moments(widths[NEEDS[n]]) for n in needs if n not in ROWS}
+        self._kept = _Kept([n for n in needs if n in ROWS], images.num, most)
+        self._counted, self._ahead = 0, None
+
+    def add(self, index: np.ndarray, pixels: np.ndarray, mask: np.ndarray, batch_size: int) -> None:
+        """index: numbers of the images [B]."""
+        found = self._extractor.start(pixels, batch_size, self._outputs)
+        ready, self._ahead = self._ahead, (index, mask, found)
+        if ready:
+            self._take(*ready)
+
+    def finish(self) -> Features:
+        """Of all processes together."""
+        if self._ahead:
+            self._take(*self._ahead)
+        images = self._images
+        parts = gather_rows(np.array([self._counted], np.int32))
+        if (counted := int(sum(rows[0] for rows in parts))) != images.num:
             raise UserError(
                 f"{images.name}: {images.num - counted} of {images.num} images could not be read: mend or "
                 "remove them, so that their number is what the result says"
@@ -118,42 +171,25 @@ class Extractor:
             need: merge([Moments.unpack(part) for part in gather_rows(m.pack())]).gaussian(
                 images.num
             )
-            for need, m in moments.items()
+            for need, m in self._moments.items()
         }
-        seconds = time.monotonic() - began
-        return Features(images.name, images.num, **merged, **kept.gathered(), seconds=seconds)
+        return Features(images.name, images.num, **merged, **self._kept.gathered())
 
-    def _run(self, images: ImageSet, batch_size: int, outputs: list[str]) -> Iterator[tuple]:
-        """(numbers of the images [B], mask [B], outputs {name: [B, D]}) of this process, batch by batch; the
-        devices work on the next one while the caller uses this one."""
-        if self._params is None:
-            everywhere = NamedSharding(self.sharding.mesh, PartitionSpec())
-            self._params = jax.device_put(self.network.params, everywhere)
-        ahead = None
-        for number, (pixels, mask) in enumerate(images.read(batch_size)):
-            if pixels.dtype != np.uint8:
-                raise UserError(
-                    f"{images.name}: images are {pixels.dtype}, not uint8: round to 0..255"
-                )
-            if self.network.prepare:
-                pixels = np.stack([self.network.prepare(image) for image in pixels])
-            first = number * batch_size + jax.process_index() * len(pixels)
-            shape = (batch_size, *pixels.shape[1:])
-            batch = jax.make_array_from_process_local_data(self.sharding, pixels, shape)
-            found = self._apply(self._params, batch, tuple(outputs))
-            ready, ahead = ahead, (first + np.arange(len(pixels)), mask, found)
-            if ready:
-                yield *ready[:2], jax.tree.map(local_rows, ready[2])
-        if ahead:
-            yield *ahead[:2], jax.tree.map(local_rows, ahead[2])
+    def _take(self, index: np.ndarray, mask: np.ndarray, found: dict[str, jax.Array]) -> None:
+        rows = jax.tree.map(local_rows, found)
+        self._check(rows, mask, index)
+        self._counted += int(mask.sum())
+        for need, statistic in self._moments.items():
+            statistic.add(rows[NEEDS[need]], mask)
+        self._kept.add(rows, mask, index)
 
-    def _check(self, found: dict, mask: np.ndarray, index: np.ndarray, name: str) -> None:
+    def _check(self, found: dict, mask: np.ndarray, index: np.ndarray) -> None:
         for output, rows in found.items():
             bad = (mask > 0) & ~np.isfinite(rows).all(axis=1)
             if bad.any():
                 raise UserError(
-                    f"{name}: the {output} features of image {index[bad][0]} are not finite: look for NaN in "
-                    f"the weights of {self.network.name}"
+                    f"{self._images.name}: the {output} features of image {index[bad][0]} are not finite: "
+                    f"look for NaN in the weights of {self._extractor.network.name}"
                 )
 
 

@@ -9,7 +9,7 @@ import functools
 import logging
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,14 +40,16 @@ class ImageSet:
     read: the size of a batch of all processes together, a multiple of their number -> batches in order:
         this process's rows, uint8 [B, H, W, 3], and their mask [B], 0 on padding. Every process gets
         equally many batches.
-    files: of a folder's images, their paths in it without suffix; None where images are no files.
+    files: that they are read from; empty where that isn't known, as of TFDS.
+    stems: of a folder's images, their paths in it without suffix; None where images are no files.
     """
 
     name: str
     num: int
     size: tuple[int, int]
     read: Callable[[int], Batches]
-    files: tuple[str, ...] | None = None
+    files: Sequence[str | Path] = ()
+    stems: tuple[str, ...] | None = None
 
 
 def open_images(
@@ -104,7 +106,8 @@ def of_source(
             yield batch["image"], batch["mask"]
 
     size = (size, size) if isinstance(size, int) else size
-    return ImageSet(_named(source.name, total, len(source)), total, size, read)
+    name = _named(source.name, total, len(source))
+    return ImageSet(name, total, size, read, getattr(source, "files", ()))
 
 
 class _Files:
@@ -114,7 +117,7 @@ class _Files:
 
     def __init__(self, root: Path, fit: Fit | None):
         self.name, self._fit, self._warned = str(root), fit, False
-        self._paths = sorted(
+        self.files = self._paths = sorted(
             (
                 path for path in root.rglob("*")
                 if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
@@ -125,7 +128,7 @@ class _Files:
         if not self._paths:
             raise UserError(f"{root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.size = self._read(self._paths[0]).shape[:2]
-        self.files = tuple(str(path.relative_to(root).with_suffix("")) for path in self._paths)
+        self.stems = tuple(str(path.relative_to(root).with_suffix("")) for path in self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -177,7 +180,7 @@ def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> Ima
     """The image files below a folder, in the natural order of their paths; see `open_images`."""
     files = _Files(root, fit)
     images = of_source(files, _as_it_is, files.size, num)
-    return _of_bytes(dataclasses.replace(images, files=files.files[: images.num]))
+    return _of_bytes(dataclasses.replace(images, stems=files.stems[: images.num]))
 
 
 def of_npz(path: Path, num: int | None = None) -> ImageSet:
@@ -199,7 +202,7 @@ def of_npz(path: Path, num: int | None = None) -> ImageSet:
                 )
                 yield padded(data[before : before + own], own)
 
-    return _of_bytes(ImageSet(name, num, (height, width), read))
+    return _of_bytes(ImageSet(name, num, (height, width), read, [path]))
 
 
 def _of_bytes(images: ImageSet) -> ImageSet:

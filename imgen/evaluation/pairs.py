@@ -37,7 +37,7 @@ def check_pairs(
             f"{images.name} has {images.num} images of {images.size}, {originals.name} {originals.num} of "
             f"{originals.size}: {', '.join(metrics)} need pairs of one size; see --num and --image_size"
         )
-    for mine, other in zip(images.files or (), originals.files or (), strict=False):
+    for mine, other in zip(images.stems or (), originals.stems or (), strict=False):
         if mine != other:
             raise UserError(
                 f"{images.name} has {mine} where {originals.name} has {other}: files of a pair must have the "

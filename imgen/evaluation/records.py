@@ -1,5 +1,7 @@
 """Results with the protocol that they were measured by, beside published ones of the same protocol only.
 
+Published ones whose source leaves some of the protocol unsaid stand by themselves, with what is unsaid.
+
 A number such as an FID means little without the network and resize, the reference, how many samples there
 were and how they were drawn. The published numbers and their sources are in records.json; what a paper does
 not say is left out there.
@@ -55,7 +57,8 @@ class Protocol:
 @dataclasses.dataclass(frozen=True)
 class Record:
     """A published number. sources: see `sources`. verified: whether it was read at a source that can be held
-    to it; False for summaries at second hand and for memory."""
+    to it; False for summaries at second hand and for memory. unverified: fields of the protocol that are so.
+    """
 
     model: str
     metric: str
@@ -64,6 +67,7 @@ class Record:
     parameters: str
     sources: tuple[str, ...]
     verified: bool
+    unverified: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -79,6 +83,7 @@ def published() -> tuple[Record, ...]:
     keys = {field.name for field in dataclasses.fields(Protocol)}
     for row in data["records"]:
         given = data["protocols"][row["protocol"]] | {k: row[k] for k in keys & row.keys()}
+        unverified = row.get("unverified", ())
         for metric, value in row["values"].items():
             records.append(
                 Record(
@@ -88,7 +93,8 @@ def published() -> tuple[Record, ...]:
                     Protocol(**given),
                     row.get("parameters", ""),
                     tuple(row["sources"]),
-                    metric not in row.get("unverified", ()),
+                    metric not in unverified,
+                    tuple(field for field in unverified if field in keys),
                 )
             )
     return tuple(records)
@@ -113,10 +119,10 @@ def differences(ours: Protocol, theirs: Protocol) -> dict[str, tuple[Any, Any]]:
 
 
 def comparable(metric: str, protocol: Protocol) -> list[tuple[Record, list[str]]]:
-    """The published values of a metric that were measured by an equal protocol, from the smallest.
+    """The published values of a metric whose protocol differs in nothing that is known, from the smallest.
 
-    Network, resize, reference and n must be known of both; what else the paper does not state comes with the
-    record as a list of fields.
+    Network, resize, reference and n must be known of both; what else the source does not state, or is not
+    verified, comes with the record as a list of fields. The protocols are equal where that is empty.
     """
     found = []
     for record in published():
@@ -128,7 +134,10 @@ def comparable(metric: str, protocol: Protocol) -> list[tuple[Record, list[str]]
         ):
             continue
         ours = dataclasses.asdict(protocol)
-        unstated = [f for f in theirs if theirs[f] is None and ours[f] is not None]
+        unstated = [
+            f for f in theirs
+            if f in record.unverified or theirs[f] is None and ours[f] is not None
+        ]  # fmt: skip
         found.append((record, unstated))
     return sorted(found, key=lambda pair: pair[0].value)
 
@@ -136,8 +145,24 @@ def comparable(metric: str, protocol: Protocol) -> list[tuple[Record, list[str]]
 def result(
     metric: str, value: float, protocol: Protocol, seconds: float, images_per_second: float
 ) -> dict[str, Any]:
-    """A result as a JSON object: its name, its protocol, and the published values of the same protocol."""
+    """A result as a JSON object: its name, its protocol, and published values.
+
+    "published": those of an equal protocol; "published_partly": those that are equal in all that their source
+    states, with the fields that are "unstated" there.
+    """
     name, metric = protocol.name(metric), protocol.metric(metric)
+    rows: dict[str, list] = {"published": [], "published_partly": []}
+    for record, unstated in comparable(metric, protocol):
+        row = {
+            "model": record.model,
+            "value": record.value,
+            "sources": list(record.sources),
+            "verified": record.verified,
+        }
+        if unstated:
+            rows["published_partly"].append({**row, "unstated": unstated})
+        else:
+            rows["published"].append(row)
     return {
         "name": name,
         "metric": metric,
@@ -145,16 +170,7 @@ def result(
         "protocol": dataclasses.asdict(protocol),
         "seconds": round(seconds, 3),
         "images_per_second": round(images_per_second, 3),
-        "published": [
-            {
-                "model": record.model,
-                "value": record.value,
-                "sources": list(record.sources),
-                "verified": record.verified,
-                "unstated": unstated,
-            }
-            for record, unstated in comparable(metric, protocol)
-        ],
+        **rows,
     }
 
 

@@ -2,6 +2,8 @@
 embeddings."""
 
 import dataclasses
+import logging
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from imgen.evaluation.networks import FeatureNetwork
 from imgen.evaluation.records import FID_NETWORKS
 from imgen.evaluation.reference import Reference
 
+log = logging.getLogger("imgen.evaluate")
 # Files of statistics that publications measure against: as records.json calls them, and the network that they
-# are of, which they don't name themselves.
+# are of, which they don't name themselves. Nothing but the file's name tells them: no hash of them is known.
 PUBLISHED_FILES = {
     "VIRTUAL_imagenet64_labeled": ("adm_imagenet64", "adm"),
     "VIRTUAL_imagenet128_labeled": ("adm_imagenet128", "adm"),
@@ -27,6 +30,7 @@ PUBLISHED_FILES = {
     "adm_in256_stats": ("adm_imagenet256", "adm"),
 }
 PUBLISHED_SETS = {"imagenet2012/validation at 256x256": "imagenet_val_256"}
+VERSION = re.compile(r":\d+(\.\d+)*(?=/)")  # of a TFDS data set, "imagenet2012:5.1.0/validation"
 # What metrics of reconstructions are called by their reference, a run's own split or a published one.
 OF_RECONSTRUCTIONS = {
     "eval": "val",
@@ -44,9 +48,10 @@ class ReferenceFeatures(Features):
 
 
 def published_name(images: ImageSet) -> str:
-    """What results call a reference of images."""
+    """What results call a reference of images; a published data set has its name in any TFDS version."""
     height, width = images.size
-    return PUBLISHED_SETS.get(f"{images.name} at {width}x{height}", images.name)
+    unversioned = VERSION.sub("", images.name)
+    return PUBLISHED_SETS.get(f"{unversioned} at {width}x{height}", images.name)
 
 
 def reconstruction_name(metric: str, reference: str | None) -> str:
@@ -111,7 +116,8 @@ def check_reference(
     needs: Iterable[str] = (),
     num: int | None = None,
 ) -> str:
-    """Opens a reference and looks no further: its name. num: of its images, where so many were asked for.
+    """Opens a reference and looks no further: its name; warns of statistics that don't tell their network.
+    num: of its images, where so many were asked for.
 
     Raises UserError for what `reference_features` would refuse before it looks at images, and for a `num` of
     what is of all images already.
@@ -128,7 +134,14 @@ def check_reference(
         if stored.pool is not None:
             _check_whole(path, num)
             _check(path, stored, network, needs)
-            return _identity(path, stored)[0]
+            name, of = _identity(path, stored)
+            if of is None:
+                log.warning(
+                    "%s does not name the network of its statistics: they are taken for those of %s; were "
+                    "they of another, the distance would mean nothing (pytorch-fid writes pytorch_fid's)",
+                    path, network.name,
+                )  # fmt: skip
+            return name
     return published_name(open_set())
 
 
@@ -156,7 +169,8 @@ def _of_file(
 
 def _identity(path: Path, stored: Reference) -> tuple[str, str | None]:
     """What results call a file of statistics, and the network that it is of; None where nothing tells, and
-    then its name is that of the file, which is no published one's."""
+    then its name is that of the file, which is no published one's. A published file is known by its name
+    alone: whoever gives other statistics that name is believed."""
     if stored.network:
         return stored.images or path.stem, stored.network
     return PUBLISHED_FILES.get(path.stem, (path.name, None))

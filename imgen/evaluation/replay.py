@@ -12,9 +12,12 @@ The file holds one record an image (`imgen.evaluation.detections` says in which 
            `obj1`, `obj2`, `labels`, `boxes`, `scores` in the detector's order, `locality` or `prompt`.
 Boxes are [x0, y0, x1, y1] in pixels. A record may name its `detector`, or --detector does for all. Only the
 benchmark's own detector gives the benchmark's score: of another, and where none is named, the scores are
-called "geneval_like" and compare with nothing published.
+called "geneval_like" and compare with nothing published. Images drawn from prompts that a language model had
+rewritten say `prompt_rewrite`: true, or --prompt_rewrite does for all; their scores compare with such scores
+only, and their reference is "geneval_553_rewritten".
 """
 
+import inspect
 import json
 import logging
 import re
@@ -45,14 +48,17 @@ OFFICIAL = {
     "t2i_compbench_spatial": "unidet_rs200",
 }
 OPTION_NAMES = {name: name for name in OPTIONS} | {"nms_threshold": "max_overlap"}
+DEFAULTS = {name: inspect.signature(geneval.judge).parameters[name].default for name in OPTIONS}
 
 
-def main(metrics: str | None, path: str, detector: str | None = None) -> None:
+def main(
+    metrics: str | None, path: str, detector: str | None = None, prompt_rewrite: bool = False
+) -> None:
     """Prints the scores of a file as one JSON object and writes it beside the file.
 
     FILE.jsonl (or .json) with metric geneval gives FILE.geneval.json. Raises UserError.
     """
-    text = json.dumps(replay(metrics, path, detector), indent=2)
+    text = json.dumps(replay(metrics, path, detector, prompt_rewrite), indent=2)
     print(text, flush=True)
     name = Path(path).name.removesuffix(".jsonl").removesuffix(".json")
     report = Path(path).with_name(f"{name}.{metrics}.json")
@@ -62,19 +68,24 @@ def main(metrics: str | None, path: str, detector: str | None = None) -> None:
         log.warning("cannot write %s (%s); the scores are only printed", report, error.strerror)
 
 
-def replay(metric: str | None, path: str | Path, detector: str | None = None) -> dict[str, Any]:
-    """Scores of the images of a file: {"detections": path, "detector", metric: all scores, "results": those
-    that are published, as records by name}. metric: "geneval_like" of another detector than the official one.
+def replay(
+    metric: str | None, path: str | Path, detector: str | None = None, prompt_rewrite: bool = False
+) -> dict[str, Any]:
+    """Scores of the images of a file: {"detections": path, "detector", "prompt_rewrite", metric: all scores,
+    "results": those that are published, as records by name}. metric: "geneval_like" of another detector than
+    the official one.
 
-    Raises UserError.
+    detector, prompt_rewrite: of records that don't say themselves. Raises UserError.
     """
     if metric not in METRICS:
         raise UserError(
             f"--detections takes one of --metrics {', '.join(METRICS)}, got {metric!r}; name one"
         )
     began, stored = time.monotonic(), read_records(path)
-    detector = _detector(stored, detector)
+    detector, rewritten = _detector(stored, detector), _rewritten(stored, prompt_rewrite)
     scores, reference, values = METRICS[metric](stored)
+    if reference and rewritten:
+        reference += "_rewritten"
     seconds = time.monotonic() - began
     like = "" if detector == OFFICIAL[metric] else "_like"
     protocol = Protocol(
@@ -89,6 +100,7 @@ def replay(metric: str | None, path: str | Path, detector: str | None = None) ->
     return {
         "detections": str(path),
         "detector": detector,
+        "prompt_rewrite": rewritten,
         metric + like: scores,
         "results": {result["name"]: result for result in found},
     }
@@ -111,6 +123,25 @@ def _detector(stored: list[Record], asked: str | None) -> str | None:
     return asked
 
 
+def _rewritten(stored: list[Record], asked: bool) -> bool:
+    """Whether the images are of rewritten prompts, by the user's or the records' word. Raises UserError where
+    they disagree."""
+    said = {}  # answer: the first record that gives it
+    for record in stored:
+        given = "prompt_rewrite" in record.fields
+        answer = field(record.fields, "prompt_rewrite", bool, record.where) if given else asked
+        said.setdefault(answer, record.where)
+    if len(said) == 2:
+        raise UserError(
+            f"{said[True]} is of a rewritten prompt (prompt_rewrite), {said[False]} is not: score each kind "
+            "by itself"
+        )
+    [rewritten] = said
+    if asked and not rewritten:
+        raise UserError(f"{said[False]} says prompt_rewrite false: leave out --prompt_rewrite")
+    return rewritten
+
+
 Scores = tuple[
     dict[str, Any], str | None, dict[str, float]
 ]  # all, the reference, those with records
@@ -121,7 +152,8 @@ def geneval_scores(stored: list[Record]) -> Scores:
     for record in stored:
         metadata = geneval_metadata(record)
         judged.append((metadata, geneval_correct(record, metadata)))
-        options.append(json.dumps(record.fields.get("options", {})))
+        chosen = geneval_options(record).items()
+        options.append(json.dumps({k: v for k, v in chosen if v != DEFAULTS[k]}, sort_keys=True))
     scores = geneval.summarize(judged)
     official = scores["complete"] and geneval.are_official(metadata for metadata, _ in judged)
     if set(options) != {"{}"}:

@@ -11,6 +11,7 @@ loader without code opens: the same weights are on the Hugging Face hub.
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ from imgen.interop.table import (
 )
 from imgen.interop.titok import block_rows
 
+log = logging.getLogger("imgen.interop.clip")
 WHERE = (
     "take openai/clip-vit-large-patch14-336 (for CMMD) or openai/clip-vit-base-patch32 (for CLIPScore) from "
     "the Hugging Face hub, model.safetensors as it is, or pytorch_model.bin after python -m imgen.convert "
@@ -237,7 +239,7 @@ def load(path: str | Path | None) -> tuple[CLIP, dict[str, Any]]:
     """The model and its parameters, from a .safetensors or .npz file in either layout or a folder with one.
 
     A config.json beside the weights is followed. Without one the file must have the size of one of OpenAI's
-    models, and is taken for it, quick_gelu and all.
+    models, and is taken for it, quick_gelu and all, with a warning: many of LAION's have another activation.
 
     Raises UserError, with the way to the public weights where none are named or there.
     """
@@ -266,6 +268,11 @@ def load(path: str | Path | None) -> tuple[CLIP, dict[str, Any]]:
                 f"{path} has not the size of one of OpenAI's models ({', '.join(SIZES)}): put its "
                 "config.json of the Hugging Face hub beside it, which tells heads and activation"
             )
+        log.warning(
+            "%s has no config.json beside it, so its activation is assumed to be OpenAI's, %s: weights "
+            "trained with gelu, as many of LAION's, would give wrong numbers: put their config.json there",
+            path, model.image.activation,
+        )  # fmt: skip
     return model, convert(state, model)
 
 

@@ -8,7 +8,8 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,27 @@ class FeatureMetrics:
         return found
 
     def _kept_file(self, images: ImageSet, needs: tuple[str, ...]) -> Path:
-        """Named by the network's weights, the images and what is kept of them."""
-        what = repr((images.name, images.num, images.size, sorted(needs)))
-        digest = hashlib.sha256(what.encode()).hexdigest()[:8]
-        return self.kept / f"{self._network.name}_{self._network.hash}_{digest}.npz"
+        """Named by the network's weights, the images and what is kept of them. Files that have changed are
+        other images."""
+        what = [images.name, images.num, images.size, sorted(needs), *_stamps(images.files)]
+        digest = np.uint32(int(hashlib.sha256(repr(what).encode()).hexdigest()[:8], 16))
+        if jax.process_count() > 1:  # the first's: the hosts' copies may be of unlike times
+            digest = multihost_utils.broadcast_one_to_all(digest)
+        return self.kept / f"{self._network.name}_{self._network.hash}_{int(digest):08x}.npz"
 
     def _open_reference(self) -> ImageSet:
         return self.open_images(self.reference, self.reference_num)
+
+
+def _stamps(files: Iterable[str | Path]) -> Iterator[tuple[str, int, int] | str]:
+    """(path, bytes, time of the last change in ns) of each file; the path alone of one that is not there."""
+    for file in files:
+        try:
+            found = os.stat(file)
+        except OSError:
+            yield str(file)
+        else:
+            yield str(file), found.st_size, found.st_mtime_ns
 
 
 def _is_statistics(where: str) -> bool:

@@ -168,7 +168,8 @@ def test_records_tell_kids_subsets_and_a_score_without_reference_names_none(file
     settings = found["kid/fd_cifar/20"]["settings"]
     assert (settings["subsets"], settings["subset_size"]) == (100, 20)
     result = run(capsys, files, *common, "--metrics", "is")[1]["is/fd_cifar/20"]
-    assert result["protocol"]["reference"] is None and result["published"] == []
+    assert result["protocol"]["reference"] is None
+    assert result["published"] == result["published_partly"] == []
 
 
 SCORE = ["--metrics", "clipscore", "--clip_weights", "clip"]
@@ -212,6 +213,7 @@ def test_mistakes_show_before_anything_is_measured(files, tmp_path, capsys, monk
         raise AssertionError("something was measured")
 
     monkeypatch.setattr("imgen.evaluation.features.Extractor.__call__", measured)
+    monkeypatch.setattr("imgen.distribution.one_pass", measured)
     monkeypatch.setattr("imgen.distribution.pair_means", measured)
     np.savez(tmp_path / "unread.npz", arr_0=np.zeros(3))
     (tmp_path / "statistics.npz").mkdir()
@@ -241,15 +243,23 @@ def test_results_are_added_to_those_of_before_and_printed_if_they_cannot_be_stor
     stored = tmp_path / "a.evaluation.json"
     for metrics, count in (("fid", 1), ("is,psnr", 3), ("fid", 3)):
         assert run(capsys, files, *common, "--metrics", metrics)[0] == 0
-        assert len(json.loads(stored.read_text())["results"]) == count
+        results = json.loads(stored.read_text())["results"]
+        assert [len(of_name) for of_name in results.values()] == count * [1]
+    other = [*common[:-1], "folder", "--image_size", "32", "--reference_num", "12"]
+    assert run(capsys, files, *other, "--metrics", "fid")[0] == 0
+    of_fid = json.loads(stored.read_text())["results"]["gfd/fd_cifar/20"]
+    assert [r["protocol"]["reference"] for r in of_fid] == [
+        f"{files / 'b.npz'}",
+        f"{files / 'folder'}",
+    ]
     stored.write_text('{"results": {"lpips": {"value": NaN}}}')  # as we once wrote
     assert run(capsys, files, *common, "--metrics", "psnr")[0] == 0
     kept = json.loads(stored.read_text())["results"]
-    assert kept["lpips"] == {"value": None} and len(kept) == 2
+    assert kept["lpips"] == [{"value": None}] and len(kept) == 2
     stored.write_text("{")
     status, found, err = run(capsys, files, *common, "--metrics", "psnr")
     assert status == 0 and "not readable JSON" in err
-    assert json.loads(stored.read_text())["results"] == found
+    assert json.loads(stored.read_text())["results"] == {k: [r] for k, r in found.items()}
     stored.unlink()
     stored.mkdir()
     status, found, err = run(capsys, files, *common, "--metrics", "psnr")
@@ -317,7 +327,8 @@ def test_a_home_folder_is_found_by_its_short_name_and_a_missing_folder_is_one_li
     more = ["--clip_vocab", "~/merges.txt", "--prompts", "~/prompts.txt"]
     status, found, err = run(capsys, files, *common, *more)
     assert status == 0, err
-    assert json.loads((files / "a.evaluation.json").read_text())["results"] == found
+    stored = json.loads((files / "a.evaluation.json").read_text())["results"]
+    assert stored == {name: [result] for name, result in found.items()}
     fd = ["--metrics", "is", *FD[:2], "--features_weights", "~/fd.safetensors"]
     assert run(capsys, files, "--samples", "~/a.npz", *fd)[0] == 0
     weights = ["--features_weights", "~/fd.safetensors"]

@@ -1,5 +1,6 @@
 """Images through a feature network: devices, batches and padding change nothing."""
 
+import dataclasses
 import logging
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from imgen.errors import UserError
 from imgen.evaluation import reference
 from imgen.evaluation.distances import DISTANCES
-from imgen.evaluation.features import NEEDS, Extractor
+from imgen.evaluation.features import NEEDS, Extractor, one_pass
 from imgen.evaluation.moments import gaussian
 from imgen.evaluation.references import reference_features, stored
 from imgen.training.sharding import batch_sharding, make_mesh
@@ -113,3 +114,21 @@ def test_a_single_image_has_no_covariance():
     with pytest.raises(UserError, match="toys has 1 image: .* need at least 2"):
         extractor()(one, ["features", "pool"], 8)
     assert len(extractor()(one, ["features"], 8).features) == 1
+
+
+def test_several_networks_share_one_pass_over_a_set():
+    read = []
+
+    def counted(batch_size):
+        read.append(batch_size)
+        return images.read(batch_size)
+
+    images = images_of(pictures(21))
+    wanted = [(extractor(), ["pool", "logits"]), (extractor(width=9), ["embeddings"])]
+    first, second = one_pass(dataclasses.replace(images, read=counted), wanted, 8)
+    assert read == [8]
+    for (run, needs), found in zip(wanted, (first, second), strict=True):
+        alone = run(images, needs, 8)
+        fields = (dataclasses.asdict(f) | {"seconds": 0} for f in (found, alone))
+        jax.tree.map(np.testing.assert_array_equal, *fields)
+    assert first.embeddings is None and second.embeddings.shape == (21, 9)

@@ -66,7 +66,7 @@ def test_files_come_in_the_order_of_their_numbers(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / name)
     images = open_images(str(tmp_path))
-    assert images.files == ("1", "2", "10", "a2/1", "a2/1b", "a10/01", "a10/1", "b", "b1")
+    assert images.stems == ("1", "2", "10", "a2/1", "a2/1b", "a10/01", "a10/1", "b", "b1")
     assert read_all(images)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 6, 5, 7, 8]
 
 

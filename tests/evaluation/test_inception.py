@@ -9,9 +9,12 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.evaluation import networks
+from imgen.evaluation.features import Extractor
 from imgen.evaluation.inception import average_pool, convolve, max_pool
 from imgen.evaluation.inception_input import DIALECTS, pixels, resize
 from imgen.evaluation.records import Protocol
+from imgen.training.sharding import batch_sharding, make_mesh
+from tests.evaluation.toy_network import images_of, pictures
 
 UNEQUAL = [(5, 9), (40, 23)]  # to 12 pixels a side: made larger and smaller
 
@@ -111,6 +114,21 @@ def test_features_have_the_widths_that_are_promised(random_inception):
         name: (2, width) for name, width in random_inception.widths.items()
     }
     assert {x.dtype for x in found.values()} == {jnp.dtype("float32")}
+
+
+def test_the_extractor_keeps_what_sfid_and_the_score_need(random_inception):
+    a, b = pictures(2, size=32)
+    extractor = Extractor(random_inception, batch_sharding(make_mesh(devices=jax.devices()[:1])))
+    needs = ["pool", "spatial", "features", "logits"]
+    found = extractor(images_of(np.stack([a, b, a])), needs, batch_size=2)  # and one of padding
+    for rows in (found.features, found.logits):
+        np.testing.assert_allclose(rows[2], rows[0], rtol=1e-5, atol=1e-6)
+        assert len(rows) == 3 and np.abs(rows[1] - rows[0]).max() > 1e-3
+    np.testing.assert_allclose(found.pool.mean, found.features.mean(axis=0), rtol=1e-5)
+    assert found.spatial.mean.shape == (7 * 17 * 17,) and found.spatial.count == 3
+    # Of three points, two of them equal: the covariance is that of the one line between them.
+    values = np.linalg.svd(found.spatial.covariance[:200, :200], compute_uv=False)
+    assert values[1] < 1e-4 * values[0]
 
 
 @pytest.mark.parametrize(

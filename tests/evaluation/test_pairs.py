@@ -88,9 +88,9 @@ def test_a_measure_that_is_not_finite_is_named_with_its_pair(monkeypatch):
 
 def test_files_of_two_folders_are_pairs_by_name():
     pixels = pictures(3)
-    named = dataclasses.replace(images_of(pixels, "mine"), files=("1", "2", "10"))
+    named = dataclasses.replace(images_of(pixels, "mine"), stems=("1", "2", "10"))
     pairs.check_pairs(named, dataclasses.replace(named, name="theirs"), ["psnr"])
     pairs.check_pairs(named, images_of(pixels), ["psnr"])  # of a file, which has no names
-    others = dataclasses.replace(named, name="theirs", files=("1", "3", "10"))
+    others = dataclasses.replace(named, name="theirs", stems=("1", "3", "10"))
     with pytest.raises(UserError, match="mine has 2 where theirs has 3: .* the same name"):
         pairs.check_pairs(named, others, ["psnr"])

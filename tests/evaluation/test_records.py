@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from imgen.conditioning.clip import SIZES
 from imgen.errors import UserError
 from imgen.evaluation import records
 from imgen.evaluation.records import Protocol
@@ -30,6 +31,11 @@ def test_every_record_is_whole():
             assert not record.verified
     same = [(r.model, r.metric, r.protocol) for r in records.published()]
     assert len(set(same)) == len(same)
+
+
+def test_no_published_number_is_of_a_clip_that_is_known_by_its_size_only():
+    networks = {record.protocol.network or "" for record in records.published()}
+    assert not [name for name in networks if name.startswith(tuple(SIZES))]
 
 
 def test_numbers_of_a_model():
@@ -60,6 +66,9 @@ def test_only_equal_protocols_compare():
     assert models("fid") == []
     unstated = dict((r.model, u) for r, u in records.comparable("gfid", OURS))
     assert unstated["LlamaGen-B"] == [] and unstated["MaskBit (14 bits)"] == ["class_balance"]
+    few = dataclasses.replace(OURS, steps=8)
+    unstated = dict((r.model, u) for r, u in records.comparable("gfid", few))
+    assert unstated["MaskGIT"] == ["class_balance", "guidance", "steps"]  # 8 steps are from memory
     theirs = records.of_model("VAR-d30")[0].protocol
     assert records.differences(OURS, theirs) == {"steps": (256, 10)}
 
@@ -87,3 +96,10 @@ def test_a_result_is_json_with_its_protocol():
     assert found["seconds"] == 12.346
     llamagen = {row["model"]: row for row in found["published"]}["LlamaGen-B"]
     assert llamagen["value"] == 5.46 and llamagen["sources"] == ["R", "N"]
+    partly = {row["model"]: row["unstated"] for row in found["published_partly"]}
+    assert partly["MaskBit (14 bits)"] == ["class_balance"] and "LlamaGen-B" not in partly
+    assert all("unstated" not in row for row in found["published"])
+    balanced = dataclasses.replace(OURS, class_balance="balanced", steps=8)
+    found = records.result("gfid", 5.5, balanced, 1, 1)
+    assert found["published"] == []  # TiTok-L-32's steps are from memory
+    assert {"TiTok-L-32 + MaskGIT", "MaskGIT"} <= {r["model"] for r in found["published_partly"]}

@@ -7,9 +7,14 @@ import pytest
 from imgen.errors import UserError
 from imgen.evaluation.features import Extractor
 from imgen.evaluation.moments import gaussian
-from imgen.evaluation.references import check_reference, reconstruction_name, reference_features
+from imgen.evaluation.references import (
+    check_reference,
+    published_name,
+    reconstruction_name,
+    reference_features,
+)
 from imgen.training.sharding import batch_sharding, make_mesh
-from tests.evaluation.toy_network import toy_network
+from tests.evaluation.toy_network import images_of, toy_network
 
 
 @pytest.fixture
@@ -36,12 +41,33 @@ def test_published_statistics_are_of_one_network_only(found):
                 found(stem, other)
 
 
-def test_statistics_of_an_unknown_network_are_inceptions_and_have_no_published_name(found):
+def test_statistics_of_an_unknown_network_are_inceptions_and_have_no_published_name(
+    found, tmp_path, caplog
+):
     for network in ("adm", "pytorch_fid"):
         reference = found("adm_imagenet256", network)  # a user's file, by chance
         assert (reference.name, reference.network) == ("adm_imagenet256.npz", None)
+        caplog.clear()
+        path = str(tmp_path / "adm_imagenet256.npz")
+        check_reference(path, None, toy_network(name=network), ["pool"])
+        assert f"taken for those of {network}; " in caplog.text and len(caplog.records) == 1
+    caplog.clear()
+    found("adm_in256_stats", "adm")
+    check_reference(str(tmp_path / "adm_in256_stats.npz"), None, toy_network(name="adm"), ["pool"])
+    assert not caplog.records
     with pytest.raises(UserError, match="names no network, .* looked at by toy: write"):
         found("mine", "toy")
+
+
+def test_a_published_data_set_has_its_name_in_any_version():
+    def named(name, size=256):
+        return published_name(images_of(np.zeros((1, size, size, 3), np.uint8), name))
+
+    for name in ("imagenet2012/validation", "imagenet2012:5.1.0/validation"):
+        assert named(name) == "imagenet_val_256"
+    for name in ("imagenet2012:5.1.0/validation[:100]", "imagenet2012_subset:5.1.0/validation"):
+        assert named(name) == name
+    assert named("imagenet2012:5.1.0/validation", 128) == "imagenet2012:5.1.0/validation"
 
 
 def test_what_a_file_says_of_itself_goes_before_its_name(found):

@@ -88,16 +88,21 @@ def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatc
     monkeypatch.setattr(geneval, "PROMPTS_SHA256", PROMPT_OF_A_DOG)
     found = {"metadata": SINGLE, "detections": [DOG], "detector": replay.OFFICIAL["geneval"]}
     path = lines(tmp_path / "a.jsonl", *4 * [found])
-    result = replay.replay("geneval", path)["results"][
-        "geneval/overall/mask2former_swin_s+clip_vit_l14/4"
-    ]
+    name = "geneval/overall/mask2former_swin_s+clip_vit_l14/4"
+    result = replay.replay("geneval", path)["results"][name]
     assert result["protocol"]["reference"] == "geneval_553" and result["value"] == 1
     official = Protocol(**result["protocol"] | {"n": 2212})
     assert {r.model for r, _ in comparable("geneval/overall", official)} > {"SDXL", "NAR-XL"}
-    for change in ({"options": {"threshold": 0.3}}, {"metadata": {**SINGLE, "prompt": "a dog"}}):
+    by_name = {"threshold": 0.3, "NMS_THRESHOLD": 1.0, "max_objects": 16}
+    path = lines(tmp_path / "a.jsonl", *2 * [found], *2 * [{**found, "options": by_name}])
+    defaults = replay.replay("geneval", path)
+    assert defaults["results"][name]["protocol"] == result["protocol"]
+    assert "options" not in defaults["geneval"]
+    for change in ({"options": {"threshold": 0.31}}, {"metadata": {**SINGLE, "prompt": "a dog"}}):
         path = lines(tmp_path / "a.jsonl", *4 * [{**found, **change}])
         for result in replay.replay("geneval", path)["results"].values():
-            assert result["protocol"]["reference"] is None and not result["published"]
+            assert result["protocol"]["reference"] is None
+            assert result["published"] == result["published_partly"] == []
     for name in ("hf_owlv2", None):
         other = {k: v for k, v in found.items() if k != "detector"}
         printed = replay.replay("geneval", lines(tmp_path / "a.jsonl", *4 * [other]), name)
@@ -106,9 +111,36 @@ def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatc
             r["metric"] for r in printed["results"].values()
         }
         assert all(name.startswith("geneval_like/") for name in names)
-        assert not any(r["published"] for r in printed["results"].values())
+        for result in printed["results"].values():
+            assert result["published"] == result["published_partly"] == []
     with pytest.raises(UserError, match="line 1: detector is 'mask2former.*, not 'hf_owlv2'"):
         replay.replay("geneval", lines(tmp_path / "a.jsonl", found), "hf_owlv2")
+
+
+def test_images_of_rewritten_prompts_compare_with_such_scores_only(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(geneval, "PROMPTS", 1)
+    monkeypatch.setattr(geneval, "PROMPTS_SHA256", PROMPT_OF_A_DOG)
+    found = {"metadata": SINGLE, "detections": [DOG], "detector": replay.OFFICIAL["geneval"]}
+    path = lines(tmp_path / "a.jsonl", *4 * [found])
+    of_flag = run("geneval", path, "--prompt_rewrite")[1]
+    said = lines(tmp_path / "b.jsonl", *4 * [{**found, "prompt_rewrite": True}])
+    of_field = run("geneval", said)[1]
+    assert of_flag["results"].keys() == of_field["results"].keys()
+    for printed in (of_flag, of_field):
+        assert printed["prompt_rewrite"] is True
+        result = printed["results"]["geneval/overall/mask2former_swin_s+clip_vit_l14/4"]
+        protocol = Protocol(**result["protocol"] | {"n": 2212})
+        found_models = {r.model for r, _ in comparable("geneval/overall", protocol)}
+        assert found_models == {
+            "Emu3-Gen"
+        }  # the only one whose score of rewritten prompts is known
+    assert run("geneval", path)[1]["prompt_rewrite"] is False
+    mixed = lines(tmp_path / "c.jsonl", found, {**found, "prompt_rewrite": True})
+    assert "line 2 is of a rewritten prompt" in run("geneval", mixed)[2]
+    denied = lines(tmp_path / "d.jsonl", {**found, "prompt_rewrite": False})
+    assert "leave out --prompt_rewrite" in run("geneval", denied, "--prompt_rewrite")[2]
+    words = lines(tmp_path / "e.jsonl", {**found, "prompt_rewrite": "gpt-4"})
+    assert "prompt_rewrite is 'gpt-4'" in run("geneval", words)[2]
 
 
 def test_options_are_those_of_the_record_and_are_reported(run, tmp_path):
@@ -270,7 +302,17 @@ def test_wrong_flags_and_files(run, capsys, tmp_path):
     path = lines(tmp_path / "found.jsonl", SPATIAL)
     assert "t2i_compbench_spatial" in run("fid", path)[2]
     assert "name one" in run("geneval,visor", path)[2]
-    assert "--num" in run("geneval", path, "--num", "3")[2]
+    for flag in (
+        ["--num", "3"],
+        ["--seed", "1"],
+        ["--reference", "a.npz"],
+        ["--features", "fd_cifar"],
+    ):
+        status, printed, err = run("geneval", path, *flag)
+        assert status == 2 and printed is None and f"{flag[0]}: not with --detections" in err
+    argv = ["--samples", "a.npz", "--metrics", "is", "--prompt_rewrite"]
+    assert cli.run(lambda: evaluate.main(argv), log_to=sys.stderr) == 2
+    assert "--prompt_rewrite: only with --detections" in capsys.readouterr().err
     assert "--workdir" in run("geneval", path, "--workdir", f"{tmp_path}")[2]
     assert "No such file" in run("geneval", tmp_path / "none.jsonl")[2]
     assert "directory" in run("geneval", tmp_path)[2]

@@ -90,7 +90,7 @@ def test_config_json_tells_what_shapes_do_not():
         clip.from_config({"architecture": "vit_large_patch14_clip_336"})
 
 
-def test_a_folder_with_its_config_is_loaded(tmp_path, states, params):
+def test_a_folder_with_its_config_is_loaded(tmp_path, states, params, caplog):
     save_file(states["huggingface"], tmp_path / "model.safetensors")
     save_file(states["openai"], tmp_path / "open_clip_model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
@@ -98,6 +98,7 @@ def test_a_folder_with_its_config_is_loaded(tmp_path, states, params):
         model, loaded = clip.load(path)
         assert model == clip.from_config(CONFIG)
         same(loaded, params)
+    assert not caplog.records
     (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"it has open_clip_model\.safetensors, other\.safetensors"):
         clip.load(tmp_path)
@@ -106,7 +107,9 @@ def test_a_folder_with_its_config_is_loaded(tmp_path, states, params):
         clip.load(tmp_path / "other.safetensors")
 
 
-def test_a_file_alone_must_have_a_size_of_openais(tmp_path, states, params, monkeypatch):
+def test_a_file_alone_must_have_a_size_of_openais_whose_activation_is_assumed_aloud(
+    tmp_path, states, params, monkeypatch, caplog
+):
     path = tmp_path / "clip.safetensors"
     save_file(states["openai"], path)
     with pytest.raises(UserError, match="not the size of one of OpenAI's.*config.json"):
@@ -118,6 +121,7 @@ def test_a_file_alone_must_have_a_size_of_openais(tmp_path, states, params, monk
     model, loaded = clip.load(path)
     assert model == small
     same(loaded, params)
+    assert "clip.safetensors has no config.json" in caplog.text and "quick_gelu" in caplog.text
 
 
 def test_what_is_no_such_clip_is_refused_in_a_line(states, tmp_path):

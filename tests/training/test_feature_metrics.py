@@ -5,7 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from imgen.data.folder import Folder
+from imgen.data.preprocess import EvalImages
+from imgen.evaluation.image_sets import of_source, open_images
 from imgen.training.feature_metrics import FeatureMetrics
 from imgen.training.sharding import make_mesh
 from tests.evaluation.toy_network import images_of, pictures, untrained_weights
@@ -48,6 +52,32 @@ def test_the_reference_is_measured_before_training_and_once_in_a_run(tmp_path):
     started(weights, ("fid",))
     assert read == ["eval", "train", "eval"]
     assert len(list((tmp_path / "references").glob("fd_cifar_*.npz"))) == 3
+
+
+def test_statistics_of_files_that_have_changed_are_not_taken_for_theirs(tmp_path):
+    metrics = FeatureMetrics(
+        make=nothing, names={}, open_images=lambda where, num: open_images(where, num=num),
+        group="train", kept=tmp_path, features="fd_cifar", reference=f"{tmp_path}/a.npz",
+        metrics=("is",), weights=untrained_weights(tmp_path / "w.safetensors"),
+    )  # fmt: skip
+    file, folder = tmp_path / "reals.npz", tmp_path / "reals" / "train"
+    (folder / "dogs").mkdir(parents=True)
+
+    def opened():
+        yield open_images(str(file))
+        yield open_images(str(folder))
+        yield of_source(Folder("train", path=str(folder.parent)), EvalImages(8), 8)
+
+    found = []
+    for seed in (2, None, 3):  # None: nothing is written
+        if seed:
+            images = pictures(3, seed=seed)
+            np.savez(file, images)
+            for i, picture in enumerate(images):  # as many bytes each time
+                Image.fromarray(picture).save(folder / "dogs" / f"{i}.bmp")
+        found.append([metrics._kept_file(images, ("pool",)) for images in opened()])
+    assert found[0] == found[1]
+    assert all(before != after for before, after in zip(found[1], found[2], strict=True))
 
 
 def test_a_measurement_is_given_up_between_batches(tmp_path):
