@@ -197,15 +197,19 @@ class FlexTok(nn.Module):
         """Codes [B, k], k <= K, -> images [B, H, W, 3], not clipped.
 
         keep: how many codes count, one number or int [B], from 1; all k by default. Those behind are ignored.
-        rng: draws the noise that decoding starts from, jax.random.key(0) where none is given. All images
-            start from the same noise, so that the same codes give the same image in any batch.
+        rng: draws the noise that decoding starts from: keys [B], one an image, or one key for all, which then
+            start from the same noise, so that the same codes give the same image in any batch; so does
+            jax.random.key(0) where none is given.
         steps: Euler steps.   guidance: e.g. `flow.Guidance(3.0)`. The module's own by default.
 
         Raises UserError for more codes than the module has registers, or a number `keep` out of range.
         """
         rng = fixed_key() if rng is None else rng
-        one = jax.random.normal(rng, self.latent_shape())
-        noise = jnp.broadcast_to(one, (len(codes), *one.shape))
+        shape = self.latent_shape()
+        if rng.ndim:
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape))(rng)
+        else:
+            noise = jnp.broadcast_to(jax.random.normal(rng, shape), (len(codes), *shape))
         return self.to_images(self.draw_latents(codes, noise, keep, steps, guidance))
 
     def draw_latents(

@@ -135,6 +135,10 @@ def test_decoding_repeats_itself_unless_another_key_is_given():
     assert np.abs(decode(codes) - decode(codes, None, key)).max() > 0.1
     # An image does not depend on what else is in the batch, nor on its place there.
     np.testing.assert_allclose(decode(codes)[1:], decode(codes[1:]), atol=1e-5)
+    # With keys, each image is that of its own.
+    both = decode(codes, None, jax.random.split(key, 2))
+    for i, own in enumerate(jax.random.split(key, 2)):
+        np.testing.assert_allclose(both[i], decode(codes, None, own)[i], atol=1e-5)
 
 
 def test_guidance_weighs_against_the_unconditional_velocity():
