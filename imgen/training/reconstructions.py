@@ -88,8 +88,8 @@ def _keys(
 
 
 def first_tokens(tokenizer: nn.Module, image_size: int | tuple[int, int]) -> list[int]:
-    """1, 2, 4, ... and all tokens."""
-    total = tokenizer.spec(image_size).positions
+    """1, 2, 4, ... and all tokens of a nested tokenizer, of which each may have several codes."""
+    total = tokenizer.spec(image_size).grid[0]
     return [2**i for i in range(total.bit_length()) if 2**i < total] + [total]
 
 
