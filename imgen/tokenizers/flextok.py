@@ -20,9 +20,8 @@ import numpy as np
 from imgen import flow
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
-from imgen.tokenizers.conv import make_quantizer
 from imgen.tokenizers.flextok_layers import FlowDecoder, RegisterEncoder
-from imgen.tokenizers.quantizers.fsq import FSQ
+from imgen.tokenizers.quantizers import FSQ, make_quantizer
 from imgen.tokenizers.repa import Projector, resize
 from imgen.tokenizers.semantic import check_teacher, cosine_loss
 
@@ -97,8 +96,7 @@ class FlexTok(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self):
-        if not isinstance(self.quantizer, nn.Module):
-            self.quantizer = make_quantizer(**self.quantizer)
+        self.quantizer = make_quantizer(self.quantizer)
         super().__post_init__()
 
     def setup(self):

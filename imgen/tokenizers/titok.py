@@ -22,7 +22,8 @@ from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import depth_to_space
 from imgen.nn.logits import Logits
 from imgen.nn.vit import ViT
-from imgen.tokenizers.conv import ConvTokenizer, make_quantizer
+from imgen.tokenizers.conv import ConvTokenizer
+from imgen.tokenizers.quantizers import make_quantizer
 from imgen.tokenizers.vq import maskgit_vqgan
 
 # (width, layers, heads)
@@ -186,8 +187,7 @@ class TiTok(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self):
-        if not isinstance(self.quantizer, nn.Module):
-            self.quantizer = make_quantizer(**self.quantizer)
+        self.quantizer = make_quantizer(self.quantizer)
         super().__post_init__()
 
     def setup(self):
