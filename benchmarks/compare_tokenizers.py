@@ -106,7 +106,7 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     if nested:
         fewer = run_metrics.prefixes(HeldOut(workdir, PREFIX_IMAGES), settings)["by_tokens"]
         points = [
-            [int(k) * spec.bits / spec.positions, row["psnr"], row["ssim_gauss11"]]
+            [int(k) * spec.bits / spec.grid[0], row["psnr"], row["ssim_gauss11"]]
             for k, row in fewer.items()
         ]
     elif found["bits"]:

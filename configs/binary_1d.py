@@ -6,7 +6,7 @@
 The model is the released one; its training code is not public. The losses are what summaries of the paper
 name (smooth L1, LPIPS, an adversary whose adaptive weight is at most 1), rate, batch and length are ours.
 REPA (0.5 of the cosine to a teacher's features, our choice of a weight) is off: name the features' file in
-data.train.teacher and set tokenizer.repa and repa_index.
+data.train.teacher and set tokenizer.repa, their width in `features` and the decoder's block in `layer`.
 `smoke` as in configs/vq.py.
 """
 

@@ -6,7 +6,7 @@
 KL_RUN trained configs/flextok.py:vae, an autoencoder of 8x8 pixels a position and 16 channels. FlexTok's
 training code is not released: rate, batch and length here follow what is said of the paper, the rate for a
 plain parametrisation (it used muP). REPA, which FlexTok was trained with, needs a teacher's features and is
-off: name their file in data.train.teacher, their number and width in tokenizer.repa. Published rFID: d12-d12
+off: name their file in data.train.teacher, their width in tokenizer.repa.features. Published rFID: d12-d12
 4.20, d18-d18 1.61, d18-d28 1.45. Not reproduced here. `smoke` works on pixels, without an autoencoder.
 """
 

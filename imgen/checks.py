@@ -77,6 +77,10 @@ def check_keys(settings) -> None:
             "data.train.teacher holds features of the images as they are stored: set data.flip=False and "
             "data.crop to none or center"
         )
+    if settings.data.train.get("teacher") and "tokenizer" not in settings.train:
+        raise UserError(
+            "data.train.teacher is for the training of a tokenizer, which config.train has not: leave it out"
+        )
     if settings.data.source.name == "latents" and "generator" in settings.train:
         if settings.train.generator.get("sample_latents"):
             raise UserError(

@@ -29,7 +29,7 @@ from imgen.stages import eval_transform, open_source, reading
 from imgen.training import prefetch
 from imgen.training.generator_task import sampler
 from imgen.training.progress import Progress
-from imgen.training.reconstructions import draws, is_nested, reconstructor, stripper
+from imgen.training.reconstructions import is_nested, reconstructor, stripper
 from imgen.training.sampling import num_classes, sample_set
 from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
@@ -101,7 +101,7 @@ def _reconstruct(args, out: Path) -> None:
         )
     if args.guidance is not None:
         tokenizer = tokenizer.clone(guidance_scale=args.guidance)
-    key = (jax.random.key(args.seed),) if draws(tokenizer) else ()
+    key, done = jax.random.key(args.seed), 0
     source, mesh = open_source(settings, "eval"), make_mesh()
     num = min(args.num, len(source))
     if num < args.num:
@@ -115,14 +115,16 @@ def _reconstruct(args, out: Path) -> None:
     with jax.set_mesh(mesh), prefetch.closing(batches), contextlib.closing(progress):
         params = jax.device_put(run.params, replicated(mesh))
         for batch in batches:
-            images_here = jax.device_put(batch["image"], batch_sharding(mesh))
+            ids = done + np.arange(len(batch["image"]))
+            here, done = jax.device_put((batch["image"], ids), batch_sharding(mesh)), ids[-1] + 1
             read = batch["mask"] > 0
             originals.append(batch["image"][read])
-            recon.append(jax.device_get(draw(params, images_here, *key))[read])
+            recon.append(jax.device_get(draw(params, here[0], key, here[1]))[read])
             progress.update(sum(map(len, recon)))
         originals, recon = np.concatenate(originals), np.concatenate(recon)
         if is_nested(tokenizer):
-            strips = jax.device_get(stripper(tokenizer)(params, originals[:8], *key))
+            first = originals[:8]
+            strips = jax.device_get(stripper(tokenizer)(params, first, key, np.arange(len(first))))
             rows = strips.reshape(-1, *strips.shape[2:])
             images.save_png(
                 out / "tokens.png", images.enlarge(images.grid(rows, columns=strips.shape[1]))

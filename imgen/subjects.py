@@ -21,7 +21,7 @@ from imgen.evaluation.image_sets import Fit, ImageSet, open_images
 from imgen.runs import load_tokenizer
 from imgen.stages import images_of
 from imgen.training.generator_task import sampler
-from imgen.training.reconstructions import draws, reconstructed, reconstructor
+from imgen.training.reconstructions import reconstructed, reconstructor
 from imgen.training.sampling import num_classes, sample_labels, sample_set
 from imgen.training.sharding import replicated
 
@@ -103,14 +103,14 @@ def samples(request: Request, sharding: NamedSharding) -> Subject:
 
 
 def reconstructions(request: Request, sharding: NamedSharding) -> Subject:
-    """Held-out images of the run through its tokenizer."""
+    """Held-out images of the run through its tokenizer; what its decoding draws is of the seed and an image's
+    number."""
     if request.resize_to:
         raise UserError("--resize_to is of samples, not of reconstructions: leave it out")
     settings = config.read_config(request.workdir)
     run = load_tokenizer(request.workdir, request.checkpoint)
     originals = images_of(settings, "eval", request.num)
-    key = jax.random.key(request.seed) if draws(run.module) else None
-    params = _everywhere(run.params, sharding)
+    params, key = _everywhere(run.params, sharding), jax.random.key(request.seed)
     images = reconstructed(originals, reconstructor(run.module), params, sharding, key)
     about = {"step": run.step, "split": originals.name}
     return _sized(Subject(images, lambda: originals, originals, about=about))

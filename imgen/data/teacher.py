@@ -21,6 +21,10 @@ class WithTeacher:
         self.name, self.num_classes = source.name, source.num_classes
         self.class_names = source.class_names
         features = self._open()
+        if not isinstance(features, np.ndarray) or features.dtype.kind != "f":
+            raise UserError(
+                f"{path} is no array of floats: np.save features of ({len(source)}, M, F)"
+            )
         if features.ndim != 3 or len(features) != len(source):
             raise UserError(
                 f"{path} holds features of shape {features.shape}; for {source.name} it must be "
@@ -32,7 +36,7 @@ class WithTeacher:
         """Mapped into memory: worker processes share it, and only what is used is read."""
         try:
             return np.load(self._path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"cannot read teacher features from {self._path}: {error}") from error
 
     def __len__(self) -> int:

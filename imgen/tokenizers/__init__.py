@@ -20,9 +20,10 @@ The dict of the training pass holds
     z         features before the quantizer, where `code_features(z, codes)` puts them among the codes:
               for k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
 
-Optional: `frozen`, regular expressions of parameter paths that are never trained; `num_codes`, the codes that
-count as used where the vocabulary has more (padding); in the training pass an argument `teacher` [B, M, F], a
-frozen model's features that it is to predict.
+Optional: in `decode` an argument `keep`, how many of the first latents count, and where decoding is random
+one `rng`: keys [B], one an image; `frozen`, regular expressions of parameter paths that are never trained;
+`num_codes`, the codes that count as used where the vocabulary has more (padding); in the training pass an
+argument `teacher` [B, M, F], a frozen model's features that it is to predict.
 """
 
 from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, mingtok, titok, vq

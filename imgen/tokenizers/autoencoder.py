@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imgen.errors import UserError
 from imgen.nn.conv import (
     AttnBlock,
     Conv,
@@ -23,6 +24,7 @@ from imgen.nn.conv import (
     depth_to_space,
     space_to_depth,
 )
+from imgen.tokenizers.ranges import whole_numbers
 
 Make = Callable[..., nn.Module]  # a module's class, with some of its fields given
 
@@ -92,11 +94,17 @@ class Half(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self):
-        self.ch_mult = tuple(self.ch_mult)
-        last = (len(self.ch_mult) - 1,)
-        self.attention_levels = (
-            last if self.attention_levels is None else tuple(self.attention_levels)
-        )
+        if not (whole_numbers(self.ch_mult, 1) and len(self.ch_mult)):
+            raise UserError(f"ch_mult {self.ch_mult}: give a factor for each level, e.g. (1, 2, 4)")
+        last = len(self.ch_mult) - 1
+        if self.attention_levels is None:
+            self.attention_levels = (last,)
+        if not whole_numbers(self.attention_levels, 0, last):
+            raise UserError(
+                f"attention_levels {self.attention_levels}: give a row of levels from 0 to {last}, which "
+                "ch_mult has; () is no attention"
+            )
+        self.ch_mult, self.attention_levels = tuple(self.ch_mult), tuple(self.attention_levels)
         super().__post_init__()
 
     @property

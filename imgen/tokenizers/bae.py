@@ -7,6 +7,7 @@ the design space of language models for image generation" (ELM) uses as its toke
 from collections.abc import Sequence
 from typing import Any
 
+from imgen.errors import UserError
 from imgen.nn.conv import Conv
 from imgen.tokenizers.autoencoder import Decoder, Encoder, Half
 from imgen.tokenizers.conv import HALF, ConvTokenizer, passes_on
@@ -33,11 +34,16 @@ def bae(
     norm_first: a norm in front of the decoder, as in ELM's released runs.
     code_weight: see `quantizers.Bernoulli`. half: `conv.HALF`, see `autoencoder.Half`.
     """
+    blocks = int(num_res_blocks * gen_mul)
+    if blocks < 1:
+        raise UserError(
+            f"gen_mul {gen_mul} of {num_res_blocks} ResBlocks leaves the decoder none: make it larger"
+        )
     half |= {"attention_levels": attention_levels, "out_activation": False}
     encoder = Encoder(**half, num_res_blocks=num_res_blocks, z_channels=z_channels)
     return ConvTokenizer(
         encoder,
-        Decoder(**half, num_res_blocks=int(num_res_blocks * gen_mul), norm_first=norm_first),
+        Decoder(**half, num_res_blocks=blocks, norm_first=norm_first),
         Bernoulli(bits, z_channels, code_weight=code_weight),
         quant_conv=Conv(bits, 1, dtype=encoder.dtype),
         image_range="unit",

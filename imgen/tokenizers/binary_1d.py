@@ -25,7 +25,9 @@ from imgen.nn.bidirectional import Block
 from imgen.nn.conv import Conv, depth_to_space
 from imgen.nn.norms import RMSNorm
 from imgen.tokenizers.quantizers import Bernoulli, VectorQuantizer
-from imgen.tokenizers.semantic import FeatureTarget, SemanticTarget, check_teacher, with_heads
+from imgen.tokenizers.ranges import whole_numbers
+from imgen.tokenizers.repa import InnerTarget
+from imgen.tokenizers.semantic import SemanticTarget, teacher_loss, with_heads
 
 NORM_EPS = 1e-6
 Size = tuple[int, int]
@@ -134,7 +136,7 @@ class Decoder(nn.Module):
     """Values [B, K, C] and a grid of patches -> tokens [B, h, w, heads * head_dim] before the pixels.
 
     upsample_idx: blocks after which the grid of mask tokens, which starts small, is doubled.
-    repa_index: the block whose image tokens are returned as well [B, h' w', D].
+    inner: the block whose image tokens are returned as well [B, h', w', D].
     """
 
     layers: int
@@ -142,7 +144,7 @@ class Decoder(nn.Module):
     head_dim: int
     upsample_idx: Sequence[int]
     places: Places
-    repa_index: int | None = None
+    inner: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -162,8 +164,8 @@ class Decoder(nn.Module):
             x = jnp.concatenate([patches.reshape(b, h * w, width), latents], axis=1)
             x = block(x, places.tables((h, w), k))
             patches, latents = x[:, : h * w].reshape(b, h, w, width), x[:, h * w :]
-            if i == self.repa_index:
-                inner = x[:, : h * w]
+            if i == self.inner:
+                inner = patches
             if i in self.upsample_idx:
                 stage = sorted(self.upsample_idx).index(i)
                 patches = Double(self.dtype, name=f"up_{stage}")(patches)
@@ -185,8 +187,8 @@ class Binary1D(nn.Module):
     position_scale: in pixels: whatever the image's size, its patches get the positions of an image of
         this size; the released models have 1024. None: rows and columns are counted.
     causal_1d: see `Encoder`; `causal`.
-    semantic_target, repa: heads that predict a teacher's features, the latter from the image tokens
-        after decoder block `repa_index`, with as many features as the grid there has tokens.
+    semantic_target, repa: heads that predict a teacher's features, the latter from the image tokens after a
+        block of the decoder, whose grid is resized to the teacher's.
     dtype: of the computation in the blocks; quantisation and losses are float32 always.
     """
 
@@ -206,8 +208,7 @@ class Binary1D(nn.Module):
     position_scale: int | None = None
     causal_1d: bool = False
     semantic_target: SemanticTarget | None = None
-    repa: FeatureTarget | None = None
-    repa_index: int | None = None
+    repa: InnerTarget | None = None
     dtype: Any = jnp.float32
 
     last_layer = ("to_pixel",)
@@ -231,7 +232,7 @@ class Binary1D(nn.Module):
             self.head_dim,
             self.upsample_idx,
             places,
-            self.repa_index,
+            None if self.repa is None else self.repa.layer,
             self.dtype,
         )
         width = self.encoder_heads * self.head_dim
@@ -256,19 +257,26 @@ class Binary1D(nn.Module):
                 f"images of {image_size} would be decoded at {self.image_size}: "
                 f"set tokenizer.image_size to {image_size}"
             )
-        self.grid(image_size)
         for name, layers in (
             ("downsample_idx", self.encoder_layers),
             ("upsample_idx", self.decoder_layers),
         ):
-            late = [i for i in getattr(self, name) if not 0 <= i < layers]
-            if late:
-                raise UserError(f"tokenizer.{name} names block {late[0]} of {layers}: count from 0")
-        if self.repa is not None and self.repa_index not in range(self.decoder_layers):
-            raise UserError(
-                f"tokenizer.repa reads the tokens after block repa_index = {self.repa_index}, which is "
-                f"none of the decoder's {self.decoder_layers}: count from 0"
-            )
+            blocks = getattr(self, name)
+            if not whole_numbers(blocks, 0, layers - 1) or len(set(blocks)) < len(blocks):
+                raise UserError(
+                    f"tokenizer.{name} {blocks}: name some of the {layers} blocks in a row, each once and "
+                    "counted from 0, such as (0,)"
+                )
+        patches = max(self.grid(image_size)) // 2**self._halvings  # a side, where they are fewest
+        if (scale := self.position_scale) is not None:
+            least = self._factor * min(2, patches)
+            if not isinstance(scale, int) or scale < least:
+                raise UserError(
+                    f"tokenizer.position_scale {scale} is too little to tell patches apart: give pixels, at "
+                    f"least {least}"
+                )
+        if self.repa is not None:
+            self.repa.check_layer(self.decoder_layers)
         dims = self._places().dims
         if len(dims) != 3 or sum(dims) != self.head_dim or any(dim % 2 for dim in dims):
             raise UserError(
@@ -276,16 +284,23 @@ class Binary1D(nn.Module):
             )
         return self.quantizer.layout.spec((self.num_latents,))
 
+    @property
+    def _halvings(self) -> int:
+        return max(len(self.downsample_idx), len(self.upsample_idx))
+
+    @property
+    def _factor(self) -> int:
+        """Pixels along each side of a patch where the grid is smallest."""
+        return self.patch_size * 2**self._halvings
+
     @nn.nowrap
     def grid(self, image_size: int | Size) -> Size:
         """Rows and columns of patches. Raises UserError for a size that can't be cut into them."""
         size = height_width(image_size)
-        halvings = max(len(self.downsample_idx), len(self.upsample_idx))
-        factor = self.patch_size * 2**halvings
-        if any(side % factor for side in size):
+        if any(side % self._factor for side in size):
             raise UserError(
-                f"images of {size[0]}x{size[1]} cannot be cut into patches of {self.patch_size} and "
-                f"halved {halvings} times: give sizes that are multiples of {factor}"
+                f"images of {size[0]}x{size[1]} cannot be cut into patches of {self.patch_size} and halved "
+                f"{self._halvings} times: give sizes that are multiples of {self._factor}"
             )
         return size[0] // self.patch_size, size[1] // self.patch_size
 
@@ -338,11 +353,7 @@ class Binary1D(nn.Module):
         heads = {"semantic_target": (self.semantic_target, values), "repa": (self.repa, inner)}
         losses = dict(quantized.losses)
         for name, (head, tokens) in heads.items():
-            if head is None:
-                continue
-            predicted = head(tokens)
-            if check_teacher(teacher, predicted.shape[1:], rng is not None, name):
-                losses[name] = head.loss(predicted, teacher)
+            losses |= teacher_loss(name, head, tokens, teacher, rng is not None)
         out = {
             "recon": self.project(hidden),
             "latents": quantized.latents,
@@ -383,5 +394,5 @@ def vq_1d(
 
 
 def _body(quantizer: nn.Module, **body: Any) -> Binary1D:
-    body = with_heads(body, semantic_target=SemanticTarget, repa=FeatureTarget)
+    body = with_heads(body, semantic_target=SemanticTarget, repa=InnerTarget)
     return construct(Binary1D, body, "tokenizer", quantizer=quantizer)

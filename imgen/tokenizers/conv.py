@@ -10,12 +10,11 @@ from typing import Any, Literal
 import jax
 from flax import linen as nn
 
-from imgen.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv
 from imgen.tokenizers.autoencoder import Decoder, Encoder, Half
-from imgen.tokenizers.quantizers import QUANTIZERS
+from imgen.tokenizers.quantizers import make_quantizer
 
 
 class ConvTokenizer(nn.Module):
@@ -139,8 +138,7 @@ def conv(
     attention_levels: of both halves; None puts attention at the last level only, as published.
     half: `HALF`, see `autoencoder.Half`.
     """
-    if not isinstance(quantizer, nn.Module):
-        quantizer = make_quantizer(**quantizer)
+    quantizer = make_quantizer(quantizer)
     half |= {"attention_levels": attention_levels, "mid_attention": mid_attention}
     encoder = Encoder(**half, num_res_blocks=num_res_blocks, z_channels=z_channels)
     decoder = Decoder(**half, num_res_blocks=num_res_blocks + 1)
@@ -149,11 +147,3 @@ def conv(
         for channels in (quantizer.layout.features_in, z_channels)
     )
     return ConvTokenizer(encoder, decoder, quantizer, before, behind)
-
-
-def make_quantizer(name: str | None = None, **arguments: Any) -> nn.Module:
-    """A quantizer by its name in `QUANTIZERS`. Raises UserError for a name or an argument that there
-    isn't."""
-    if name not in QUANTIZERS:
-        raise UserError(f"tokenizer.quantizer.name {name!r} is none of {', '.join(QUANTIZERS)}")
-    return construct(QUANTIZERS[name], arguments, "tokenizer.quantizer")

@@ -26,7 +26,7 @@ from imgen.nn.masked import NORM_EPS, MemoryBlock
 from imgen.nn.vit import ViT
 from imgen.tokenizers.quantizers.base import l2_normalize, straight_through
 from imgen.tokenizers.quantizers.vector import VectorQuantizer
-from imgen.tokenizers.semantic import FeatureTarget, check_teacher, with_heads
+from imgen.tokenizers.semantic import FeatureTarget, teacher_loss, with_heads
 
 INIT = nn.initializers.truncated_normal(0.02)  # positions and queries
 # Padding is not seen at all; the merger's 1e-6 would let it in where its scores are high.
@@ -157,7 +157,7 @@ class DynamicTokenizer(nn.Module):
     keep_ratio, budget_weight: rho and lambda of lambda * mean over images of (rho - share kept)^2.
     commit_weight: of the commitment loss; it and the codebook loss are means over an image's kept
         positions, then over the batch.
-    semantic_target: predicts a teacher's features from the decoder's, one of each position.
+    semantic_target: predicts a teacher's features from the decoder's, whose grid is resized to the teacher's.
     """
 
     image_size: int | tuple[int, int] = 224
@@ -286,7 +286,7 @@ class DynamicTokenizer(nn.Module):
 
         z is packed as the latents are; instead of dropped positions it repeats kept ones, so that all
         its rows are features that become codes.
-        teacher: features [B, N, F] of a frozen model, for `semantic_target`, which must have them with
+        teacher: features [B, M, F] of a frozen model, for `semantic_target`, which must have them with
         a key (in training).
         """
         features = self.patch_features(images)
@@ -311,11 +311,8 @@ class DynamicTokenizer(nn.Module):
             "commit": self.commit_weight * distance(fixed_values, z),
             "budget": self.budget_weight * jnp.mean(jnp.square(excess)),
         }
-        if self.semantic_target is not None:
-            predicted = self.semantic_target(hidden.reshape(*keep.shape, -1))
-            shape = predicted.shape[1:]
-            if check_teacher(teacher, shape, rng is not None, "semantic_target"):
-                losses["semantic_target"] = self.semantic_target.loss(predicted, teacher)
+        target = self.semantic_target
+        losses |= teacher_loss("semantic_target", target, hidden, teacher, rng is not None)
         return {
             "recon": self.project(hidden),
             "latents": self._packed_codes(codes, keep, order),

@@ -8,7 +8,6 @@ Source: "FlexTok: Resampling Images into 1D Token Sequences of Flexible Length";
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,11 +19,10 @@ import numpy as np
 from imgen import flow
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
-from imgen.tokenizers.conv import make_quantizer
 from imgen.tokenizers.flextok_layers import FlowDecoder, RegisterEncoder
-from imgen.tokenizers.quantizers.fsq import FSQ
-from imgen.tokenizers.repa import Projector, resize
-from imgen.tokenizers.semantic import check_teacher, cosine_loss
+from imgen.tokenizers.quantizers import FSQ, make_quantizer
+from imgen.tokenizers.repa import Projector
+from imgen.tokenizers.semantic import make_head, teacher_loss
 
 NESTED_DROPOUT = ("uniform", "pow2")
 
@@ -61,9 +59,8 @@ class FlexTok(nn.Module):
     nested_dropout: see `sample_keep`.
     null_dropout: share of the images that train the unconditional velocity, for guidance.
     time_sampling, mode_scale, stratified: of the training times, see `flow.sample_times`.
-    repa: (M, F), M features of width F an image, of a teacher, on a square grid: to them the decoder's
-        patches are drawn, mean of 1 - cosine. None for no such loss.
-    repa_layer: after which block, from 0.   repa_weight: of the loss.
+    repa: a `repa.Projector`, or its arguments, such as {"features": 1024}, which predicts a teacher's
+        features from the decoder's patches, whose grid is resized to the teacher's. None for no such loss.
     steps, guidance_scale: of decoding; guidance is projected (APG), 1 means none.
     remat: recompute the blocks in the backward pass.
     dtype: of the transformers; the VAE has its own. Quantisation, flow and losses are float32.
@@ -88,17 +85,15 @@ class FlexTok(nn.Module):
     time_features: int = 256
     max_timestep: float = 1.0
     final_modulation: bool = True
-    repa: tuple[int, int] | None = None
-    repa_layer: int = 1
-    repa_weight: float = 1.0
+    repa: Projector | Mapping[str, Any] | None = None
     steps: int = 25
     guidance_scale: float = 7.5
     remat: bool = False
     dtype: Any = jnp.float32
 
     def __post_init__(self):
-        if not isinstance(self.quantizer, nn.Module):
-            self.quantizer = make_quantizer(**self.quantizer)
+        self.quantizer = make_quantizer(self.quantizer)
+        self.repa = make_head(Projector, self.repa, "repa", self.dtype)
         super().__post_init__()
 
     def setup(self):
@@ -125,10 +120,6 @@ class FlexTok(nn.Module):
             final_modulation=self.final_modulation,
             **common,
         )
-        if self.repa:
-            if math.isqrt(self.repa[0]) ** 2 != self.repa[0]:
-                raise UserError(f"tokenizer.repa: {self.repa[0]} features make no square grid")
-            self.projector = Projector(self.repa[1], self.dtype)
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -161,6 +152,8 @@ class FlexTok(nn.Module):
                 "set tokenizer.image_size"
             )
         self.latent_shape()
+        if self.repa is not None:
+            self.repa.check_layer(self.decoder_depth)
         return self.quantizer.layout.spec((self.registers,))
 
     def to_latents(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -197,15 +190,19 @@ class FlexTok(nn.Module):
         """Codes [B, k], k <= K, -> images [B, H, W, 3], not clipped.
 
         keep: how many codes count, one number or int [B], from 1; all k by default. Those behind are ignored.
-        rng: draws the noise that decoding starts from, jax.random.key(0) where none is given. All images
-            start from the same noise, so that the same codes give the same image in any batch.
+        rng: draws the noise that decoding starts from: keys [B], one an image, or one key for all, which then
+            start from the same noise, so that the same codes give the same image in any batch; so does
+            jax.random.key(0) where none is given.
         steps: Euler steps.   guidance: e.g. `flow.Guidance(3.0)`. The module's own by default.
 
         Raises UserError for more codes than the module has registers, or a number `keep` out of range.
         """
         rng = fixed_key() if rng is None else rng
-        one = jax.random.normal(rng, self.latent_shape())
-        noise = jnp.broadcast_to(one, (len(codes), *one.shape))
+        shape = self.latent_shape()
+        if rng.ndim:
+            noise = jax.vmap(lambda key: jax.random.normal(key, shape))(rng)
+        else:
+            noise = jnp.broadcast_to(jax.random.normal(rng, shape), (len(codes), *shape))
         return self.to_images(self.draw_latents(codes, noise, keep, steps, guidance))
 
     def draw_latents(
@@ -274,16 +271,10 @@ class FlexTok(nn.Module):
             flow.interpolate(x0, eps, t),
             t,
             condition,
-            features_at=self.repa_layer if self.repa else None,
+            features_at=None if self.repa is None else self.repa.layer,
         )
         losses = {**quantized.losses, "flow": jnp.mean(flow.squared_error(velocity, x0, eps))}
-        if self.repa:
-            side = math.isqrt(self.repa[0])
-            predicted = self.projector(resize(features, (side, side))).reshape(
-                batch, -1, self.repa[1]
-            )
-            if check_teacher(teacher, self.repa, rng is not None, "repa"):
-                losses["repa"] = self.repa_weight * cosine_loss(predicted, teacher)
+        losses |= teacher_loss("repa", self.repa, features, teacher, rng is not None)
         if self.vae is not None and self.is_initializing():
             self.vae.decode(x0)
         return {

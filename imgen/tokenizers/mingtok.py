@@ -24,7 +24,7 @@ from imgen.latents import LatentSpec, height_width
 from imgen.nn.attention import KVCache
 from imgen.nn.conv import depth_to_space
 from imgen.nn.vit import ViT
-from imgen.tokenizers.semantic import FeatureTarget, check_teacher, with_heads
+from imgen.tokenizers.semantic import FeatureTarget, teacher_loss, with_heads
 
 NORM_EPS = 1e-6
 normal = nn.initializers.normal(0.02)
@@ -338,13 +338,9 @@ class MingTok(nn.Module):
         latents = jax.lax.stop_gradient(self.quantizer.encode(z[:, :-1]))
         semantic = self.semantic_decoder(z)
         hidden = self._hidden(semantic[:, :-1].reshape(len(z), *grid, -1))
-        losses = {}
-        if self.semantic_target is not None:
-            tokens = semantic if self.class_target else semantic[:, :-1]
-            predicted = self.semantic_target(tokens)
-            shape = predicted.shape[1:]
-            if check_teacher(teacher, shape, rng is not None, "semantic_target"):
-                losses["semantic_target"] = self.semantic_target.loss(predicted, teacher)
+        tokens = semantic if self.class_target else semantic[:, :-1]
+        target = self.semantic_target
+        losses = teacher_loss("semantic_target", target, tokens, teacher, rng is not None)
         return {
             "recon": self.project(hidden),
             "latents": latents.reshape(len(z), *grid, self.channels),

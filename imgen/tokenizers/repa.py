@@ -1,21 +1,37 @@
-"""Representation alignment: features of a diffusion decoder are drawn to a teacher's of the clean image.
+"""Representation alignment: tokens inside a decoder are drawn to a teacher's features of the clean image.
 
-The loss is `semantic.cosine_loss`. Source: "Representation Alignment for Generation" (REPA), section 3.2;
-the head's width is that of apple/ml-flextok's, its depth REPA's.
+Source: "Representation Alignment for Generation" (REPA), section 3.2.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from imgen.errors import UserError
+from imgen.tokenizers.semantic import FeatureTarget
 
 
-class Projector(nn.Module):
-    """Features [..., D] -> [..., features]: LayerNorm, three linear layers 4 D wide with SiLU between."""
+class InnerTarget(FeatureTarget):
+    """`FeatureTarget` that reads the image's tokens after the decoder's block `layer`, from 0."""
 
-    features: int
-    dtype: Any = jnp.float32
+    layer: int = 1
+
+    @nn.nowrap
+    def check_layer(self, blocks: int) -> None:
+        """Raises UserError where a decoder of so many blocks has no such one."""
+        if self.layer not in range(blocks):
+            raise UserError(
+                f"tokenizer.repa reads the tokens after block layer = {self.layer}, which is none of the "
+                f"decoder's {blocks}: count from 0"
+            )
+
+
+class Projector(InnerTarget):
+    """FlexTok's head, [..., D] -> [..., features]: LayerNorm, three linear layers 4 D wide with SiLU between.
+
+    Its width is that of apple/ml-flextok's, its depth REPA's.
+    """
+
+    weight: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -25,9 +41,3 @@ class Projector(nn.Module):
         for i in range(2):
             x = nn.silu(nn.Dense(hidden, dtype=self.dtype, kernel_init=init, name=f"linear_{i}")(x))
         return nn.Dense(self.features, dtype=self.dtype, kernel_init=init, name="out")(x)
-
-
-def resize(features: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Features [B, h, w, D] -> float32 [B, *grid, D], bilinear."""
-    shape = (features.shape[0], *grid, features.shape[-1])
-    return jax.image.resize(features.astype(jnp.float32), shape, "bilinear")

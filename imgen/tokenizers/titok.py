@@ -22,7 +22,9 @@ from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import depth_to_space
 from imgen.nn.logits import Logits
 from imgen.nn.vit import ViT
-from imgen.tokenizers.conv import ConvTokenizer, make_quantizer
+from imgen.tokenizers.conv import ConvTokenizer
+from imgen.tokenizers.quantizers import make_quantizer
+from imgen.tokenizers.ranges import whole_numbers
 from imgen.tokenizers.vq import maskgit_vqgan
 
 # (width, layers, heads)
@@ -186,8 +188,7 @@ class TiTok(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self):
-        if not isinstance(self.quantizer, nn.Module):
-            self.quantizer = make_quantizer(**self.quantizer)
+        self.quantizer = make_quantizer(self.quantizer)
         super().__post_init__()
 
     def setup(self):
@@ -340,14 +341,14 @@ def repeat(tokens: jax.Array, batch: int, dtype: Any) -> jax.Array:
 
 
 def named_size(size: str | Sequence[int]) -> tuple[int, int, int]:
-    """A name of SIZES, or itself."""
-    if not isinstance(size, str):
+    """A name of SIZES, or itself. Raises UserError for anything else."""
+    if isinstance(size, str) and size in SIZES:
+        return SIZES[size]
+    if whole_numbers(size, 1) and len(size) == 3:
         return tuple(size)
-    if size not in SIZES:
-        raise UserError(
-            f"TiTok's size {size!r} is none of {', '.join(SIZES)}; or give (width, layers, heads)"
-        )
-    return SIZES[size]
+    raise UserError(
+        f"TiTok's size {size!r} is none of {', '.join(SIZES)}; or give (width, layers, heads)"
+    )
 
 
 def _vq(codes: int, channels: int, l2_norm: bool) -> dict[str, Any]:

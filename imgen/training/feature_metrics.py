@@ -191,14 +191,15 @@ def of_samples(
 
 def of_reconstructions(
     task: TokenizerTask, size: int, open_images: OpenImages, kept: Path, *,
-    num: int | None = None, every: int = 0, **how: Any,
+    num: int | None = None, every: int = 0, seed: int = 0, **how: Any,
 ) -> Evaluator:  # fmt: skip
     """Of a tokenizer's reconstructions of the first `num` held-out images, against those unless `reference`
-    says otherwise; how: fields of FeatureMetrics."""
+    says otherwise. seed: of what decoding draws, as that of imgen.evaluate; how: fields of FeatureMetrics."""
     reconstruct = reconstructor(task.tokenizer)
 
     def make(state: State, sharding: NamedSharding) -> ImageSet:
-        return reconstructed(open_images("eval", num), reconstruct, averaged(state), sharding)
+        originals, key = open_images("eval", num), jax.random.key(seed)
+        return reconstructed(originals, reconstruct, averaged(state), sharding, key)
 
     against = how.get("reference", "eval")
     names = {

@@ -1,4 +1,8 @@
-"""Pictures of what a tokenizer keeps: original | reconstruction pairs, and strips of more and more tokens."""
+"""Pictures of what a tokenizer keeps: original | reconstruction pairs, and strips of more and more tokens.
+
+Where decoding is random (FlexTok's), image i of a set is drawn with a key of its own, of the seed and i only:
+neither its batch nor the devices change what is measured of it.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -7,24 +11,32 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
 from imgen import images as pixels
 from imgen.evaluation.features import local_rows
 from imgen.evaluation.image_sets import Batches, ImageSet
+from imgen.generators.arrays import sample_keys
 from imgen.nn.constrain import constrain
 from imgen.training.prefetch import to_global
 
 
 def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
-    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 reconstructions through the latents, sharded by
-    rows. rng: draws what `decode` draws, where it does (`draws`)."""
+    """(params, uint8 images [N, H, W, 3][, rng, ids [N]]) -> uint8 reconstructions through the latents,
+    sharded by rows.
+
+    rng: a key; where `decode` draws (`draws`), image ids[i] is drawn with a key of it and its number.
+    Without one, as `decode` does by itself.
+    """
 
     @jax.jit
-    def reconstruct(params: Any, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        variables, key = {"params": params}, {} if rng is None else {"rng": rng}
+    def reconstruct(
+        params: Any, images: jax.Array, rng: jax.Array | None = None, ids: jax.Array | None = None
+    ) -> jax.Array:
+        variables, keys = {"params": params}, _keys(tokenizer, rng, ids)
         latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
-        recon = tokenizer.apply(variables, latents, **key, method="decode")
+        recon = tokenizer.apply(variables, latents, **keys, method="decode")
         return constrain(pixels.to_uint8(recon), "batch", None, None, None)
 
     return reconstruct
@@ -41,18 +53,19 @@ def reconstructed(
     reconstruct: Callable[..., jax.Array],
     params: Any,
     sharding: NamedSharding,
-    key: jax.Array | None = None,
+    key: jax.Array,
 ) -> ImageSet:
     """What `reconstructor` makes of a set of images, as a set in the same order, made when it is read.
 
-    key: of what `decode` draws, if it does; an image's noise then depends on its place in its batch too.
+    key: of what `decode` draws, if it does; image i's are of the key and i.
     """
 
     def read(batch_size: int) -> Batches:
+        first = batch_size // jax.process_count() * jax.process_index()
         for number, (rows, mask) in enumerate(images.read(batch_size)):
-            batch = to_global({"image": rows}, sharding)["image"]
-            more = () if key is None else (jax.random.fold_in(key, number),)
-            yield local_rows(reconstruct(params, batch, *more)), mask
+            ids = number * batch_size + first + np.arange(len(rows))
+            batch = to_global({"image": rows, "id": ids}, sharding)
+            yield local_rows(reconstruct(params, batch["image"], key, batch["id"])), mask
 
     return ImageSet(images.name, images.num, images.size, read)
 
@@ -63,28 +76,37 @@ def is_nested(tokenizer: nn.Module) -> bool:
 
 
 def draws(tokenizer: nn.Module) -> bool:
-    """Whether decoding is random (`decode(latents, rng=key)`)."""
+    """Whether decoding is random (`decode(latents, rng=keys)`)."""
     return "rng" in inspect.signature(tokenizer.decode).parameters
 
 
+def _keys(
+    tokenizer: nn.Module, rng: jax.Array | None, ids: jax.Array | None
+) -> dict[str, jax.Array]:
+    """What `decode` takes besides the latents, so that each image is drawn by its number."""
+    return {} if rng is None or not draws(tokenizer) else {"rng": sample_keys(rng, ids)}
+
+
 def first_tokens(tokenizer: nn.Module, image_size: int | tuple[int, int]) -> list[int]:
-    """1, 2, 4, ... and all tokens."""
-    total = tokenizer.spec(image_size).positions
+    """1, 2, 4, ... and all tokens of a nested tokenizer, of which each may have several codes."""
+    total = tokenizer.spec(image_size).grid[0]
     return [2**i for i in range(total.bit_length()) if 2**i < total] + [total]
 
 
 def stripper(tokenizer: nn.Module) -> Callable[..., jax.Array]:
-    """(params, uint8 images [N, H, W, 3][, rng]) -> uint8 [N, 1 + S, H, W, 3]: each original and what its
-    first 1, 2, 4, ... and all tokens decode to. rng: as of `reconstructor`."""
+    """(params, uint8 images [N, H, W, 3][, rng, ids]) -> uint8 [N, 1 + S, H, W, 3]: each original and what
+    its first 1, 2, 4, ... and all tokens decode to. rng, ids: as of `reconstructor`."""
 
     @jax.jit
-    def strip(params: Any, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+    def strip(
+        params: Any, images: jax.Array, rng: jax.Array | None = None, ids: jax.Array | None = None
+    ) -> jax.Array:
         variables, n = {"params": params}, len(images)
-        key = {} if rng is None else {"rng": rng}
+        keys = _keys(tokenizer, rng, ids)
         latents = tokenizer.apply(variables, pixels.to_float(images), method="encode")
 
         def first(keep: jax.Array) -> jax.Array:  # every length from the same noise
-            return tokenizer.apply(variables, latents, jnp.full(n, keep), **key, method="decode")
+            return tokenizer.apply(variables, latents, jnp.full(n, keep), **keys, method="decode")
 
         recon = jax.lax.map(first, jnp.array(first_tokens(tokenizer, images.shape[1:3])))
         both = jnp.concatenate([images[:, None], pixels.to_uint8(recon).swapaxes(0, 1)], axis=1)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import re
 from typing import Any
 
@@ -21,6 +20,7 @@ from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.losses import RECONSTRUCTION, annealed
 from imgen.tokenizers.lpips import lpips
+from imgen.tokenizers.semantic import HEADS, heads_of
 from imgen.tokenizers.sharding import SHARDING_RULES
 from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
@@ -277,8 +277,11 @@ class TokenizerTask:
         sample_key, dropout_key = jax.random.split(rng)
         images = pixels.to_float(batch["image"])
         teacher = {"teacher": batch["teacher"]} if "teacher" in batch else {}
-        if teacher and "teacher" not in inspect.signature(self.tokenizer.__call__).parameters:
-            raise UserError("data.train.teacher is set, but this tokenizer predicts no features")
+        if teacher and not heads_of(self.tokenizer):
+            raise UserError(
+                "data.train.teacher is set, but this tokenizer predicts no features: leave it out, or "
+                f"switch on a head, where the tokenizer has one (tokenizer.{', tokenizer.'.join(HEADS)})"
+            )
         return self.tokenizer.apply(
             {"params": params}, images, sample_key, rngs={"dropout": dropout_key}, **teacher
         )

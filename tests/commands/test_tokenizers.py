@@ -10,22 +10,29 @@ from PIL import Image
 from imgen import cli, config, encode, evaluate, paths, sample, train
 from imgen.data import make_source
 from imgen.runs import load_tokenizer
+from tests.evaluation.toy_network import untrained_weights
 
 SMALL = "configs/small_tokenizers.py"
 
 
-def trained(name, workdir, *overrides):
-    argv = ["--config", f"{SMALL}:{name},smoke", "--workdir", str(workdir)]
+def trained(name, workdir, *overrides, config=SMALL):
+    argv = ["--config", f"{config}:{name},smoke", "--workdir", str(workdir)]
     argv += [f"--config.{override}" for override in overrides]
     assert cli.run(lambda: train.main(argv)) == 0
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def measured(workdir, capsys, *metrics):
+def measured(workdir, capsys, *metrics, more=()):
     capsys.readouterr()
-    argv = ["--workdir", str(workdir), *(["--metrics", ",".join(metrics)] if metrics else [])]
+    argv = [
+        "--workdir",
+        str(workdir),
+        *(["--metrics", ",".join(metrics)] if metrics else []),
+        *more,
+    ]
     assert cli.run(lambda: evaluate.main(argv)) == 0
-    return json.loads(capsys.readouterr().out)
+    said = capsys.readouterr().out
+    return json.loads(said[said.index("{") :])  # behind the warnings
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +152,30 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
     assert "groups 4, not 8" in capsys.readouterr().err  # no shape tells
     overrides = [f"init.parts.vae={moved}", "tokenizer.registers=4"]
     overrides.append("train.tokenizer.checkpoint_every=2")
-    trained("flextok", workdir, *overrides)
+    measuring, weights = tmp_path / "measured.py", untrained_weights(tmp_path / "fd.safetensors")
+    measuring.write_text(
+        "import runpy\n"
+        "ARGS = ('flextok', 'smoke')\n"
+        "def get_config(arg):\n"
+        f"    config = runpy.run_path({SMALL!r})['get_config'](arg).unlock()\n"
+        f"    how = dict(features='fd_cifar', weights={weights!r}, metrics=('fid',), batch_size=1)\n"
+        "    config.train.tokenizer.sample_eval = how\n"
+        "    return config\n"
+    )
+    trained("flextok", workdir, *overrides, config=measuring)
     shutil.rmtree(moved)  # its parameters are in the checkpoints
     shutil.rmtree(workdir / "checkpoints" / "tokenizer" / "4")
-    rows = trained("flextok", workdir, *overrides)
+    rows = trained("flextok", workdir, *overrides, config=measuring)
     assert [row["step"] for row in rows if "flow_loss" in row] == [1, 2, 3, 4]
     ours, theirs = load_tokenizer(workdir).params["vae"], load_tokenizer(vae).params
     for path, leaf in paths.flatten(ours).items():
         np.testing.assert_array_equal(leaf, paths.flatten(theirs)[path])
-    rows = measured(workdir, capsys, "prefixes")["prefixes"]["by_tokens"]
-    assert list(rows) == ["1", "2", "4"]
+    more = ["--features", "fd_cifar", "--features_weights", weights, "--batch_size", "2"]
+    found = measured(workdir, capsys, "prefixes", "rfid", more=more)
+    assert list(found["prefixes"]["by_tokens"]) == ["1", "2", "4"]
+    # In training, what is drawn is drawn as by the command, whose batches are others.
+    (fid,) = (row["val/rfd_val/fd_cifar/16"] for row in rows if "val/rfd_val/fd_cifar/16" in row)
+    assert found["results"]["rfd_val/fd_cifar/16"]["value"] == pytest.approx(fid, rel=1e-4)
     drawn = {}
     for name, flags in (("plain", []), ("other", ["--seed", "1"])):
         out = tmp_path / name

@@ -154,10 +154,12 @@ def test_only_interleaved_pairing_is_a_rotation_by_differences_of_position():
     "changes, message",
     [
         ({}, r"images of 24 would be decoded at 16: set tokenizer.image_size to 24"),
-        ({"image_size": 24, "downsample_idx": (2,)}, "downsample_idx names block 2 of 2"),
+        ({"image_size": 24, "downsample_idx": (2,)}, r"downsample_idx \(2,\): .* the 2 blocks"),
+        ({"image_size": 24, "downsample_idx": 7}, "downsample_idx 7: name"),
+        ({"image_size": 24, "position_scale": 4}, "position_scale 4 .*at least 16"),
         ({"image_size": 24, "axes_dims": (4, 4, 4)}, "add up to head_dim 16"),
         ({"image_size": 24, "patch_size": 16}, "multiples of 32"),
-        ({"image_size": 24, "repa": {"features": 3}}, "repa_index = None"),
+        ({"image_size": 24, "repa": {"features": 3, "layer": 2}}, "none of the decoder's 2"),
     ],
 )
 def test_what_does_not_fit_is_told_when_the_tokenizer_is_built(changes, message):

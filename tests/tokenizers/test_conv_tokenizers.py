@@ -213,7 +213,15 @@ def test_mistakes_are_named():
         tiny("conv", quantizer={"levels": [4]})
     with pytest.raises(UserError, match=r"no 'level'; did you mean 'levels'"):
         tiny("conv", quantizer={"name": "fsq", "level": [4]})
-    for levels in ([4, 1], [], [1024] * 4):
+    with pytest.raises(UserError, match="tokenizer.quantizer 'vq': give its name with"):
+        tiny("conv", quantizer="vq")
+    with pytest.raises(UserError, match="depth 0"):
+        tiny("conv", quantizer={"name": "rq", "depth": 0})
+    with pytest.raises(UserError, match=r"attention_levels \(3,\): give .* from 0 to 1"):
+        tiny("conv", quantizer=Gaussian(3), attention_levels=(3,))
+    with pytest.raises(UserError, match="gen_mul 0.1 of 1 ResBlocks leaves the decoder none"):
+        tiny("bae", gen_mul=0.1)
+    for levels in ([4, 1], [], [1024] * 4, 8):
         with pytest.raises(UserError, match="at least 2, and their product under"):
             tiny("conv", quantizer={"name": "fsq", "levels": levels})
 

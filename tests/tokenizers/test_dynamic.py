@@ -169,7 +169,7 @@ def test_budget_and_quantisation_losses_are_those_of_the_kept_positions():
     np.testing.assert_allclose(out["losses"]["commit"], 0.25 * np.mean(per_image), rtol=1e-4)
 
 
-def test_semantic_target_needs_a_feature_for_each_position():
+def test_semantic_target_predicts_a_teachers_features():
     model = dynamic(**TINY, semantic_target={"features": 5, "weight": 1.0})
     variables = random_params(model, IMAGES)
     teacher = jax.random.normal(KEY, (3, 16, 5))

@@ -15,6 +15,8 @@ from imgen.nn.positions import sincos_2d
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.flextok import FlexTok, sample_keep
 from imgen.tokenizers.flextok_layers import RegisterTransformer, causal_last
+from imgen.tokenizers.repa import Projector
+from imgen.training.reconstructions import first_tokens
 from imgen.training.sharding import batch_sharding, make_mesh
 
 K = 8
@@ -135,6 +137,10 @@ def test_decoding_repeats_itself_unless_another_key_is_given():
     assert np.abs(decode(codes) - decode(codes, None, key)).max() > 0.1
     # An image does not depend on what else is in the batch, nor on its place there.
     np.testing.assert_allclose(decode(codes)[1:], decode(codes[1:]), atol=1e-5)
+    # With keys, each image is that of its own.
+    both = decode(codes, None, jax.random.split(key, 2))
+    for i, own in enumerate(jax.random.split(key, 2)):
+        np.testing.assert_allclose(both[i], decode(codes, None, own)[i], atol=1e-5)
 
 
 def test_guidance_weighs_against_the_unconditional_velocity():
@@ -222,6 +228,13 @@ def test_a_quantizer_by_name_with_a_codebook_gives_features_for_its_care():
     assert rows.shape == (2 * K, 4)
 
 
+def test_a_prefix_counts_registers_whatever_their_codes():
+    rq = {"name": "rq", "codebook_size": 4, "codebook_dim": 3, "depth": 2}
+    model = FlexTok(**TINY, quantizer=rq)
+    assert model.spec(16).grid == (K, 2)
+    assert first_tokens(model, 16) == first_tokens(FlexTok(**TINY), 16) == [1, 2, 4, K]
+
+
 def test_nested_dropout_keeps_what_its_rule_says():
     kept = np.asarray(sample_keep(jax.random.key(0), (4000,), 12, "uniform"))
     np.testing.assert_allclose(np.bincount(kept, minlength=13)[1:] / 4000, 1 / 12, atol=0.02)
@@ -235,10 +248,12 @@ def test_nested_dropout_keeps_what_its_rule_says():
 
 
 def test_repa_draws_features_of_one_block_to_the_teacher():
-    model, params = tiny(repa=(25, 6), repa_layer=0)
+    head = Projector(6, layer=0)
+    assert FlexTok(**TINY, repa={"features": 6, "layer": 0}).repa == head
+    model, params = tiny(repa=head)
     teacher = jax.random.normal(jax.random.key(5), (2, 25, 6))
 
-    def repa(params):
+    def repa(params, teacher=teacher):
         out = model.apply({"params": params}, images(), None, teacher)
         return out["losses"]["repa"]
 
@@ -250,8 +265,11 @@ def test_repa_draws_features_of_one_block_to_the_teacher():
     assert set(run(model, params, None, images())["losses"]) == {"flow"}
     with pytest.raises(UserError, match="no teacher features"):
         run(model, params, None, images(), jax.random.key(0))
-    with pytest.raises(UserError, match="24 features make no square"):
-        jax.eval_shape(FlexTok(**TINY, repa=(24, 6)).init, jax.random.key(0), images())
+    with pytest.raises(UserError, match="24 features an image are neither 4x4"):
+        jax.eval_shape(repa, params, teacher[:, :24])
+    for layer in (-1, 2):
+        with pytest.raises(UserError, match=f"layer = {layer}, which is none of the decoder's 2"):
+            model.clone(repa=Projector(6, layer=layer)).spec(16)
 
 
 def test_remat_and_bfloat16_change_no_meaning():

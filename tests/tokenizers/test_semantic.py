@@ -67,7 +67,7 @@ def test_token_term_ignores_length_and_pooled_term_does_not():
 
 
 def test_repa_reads_the_inner_tokens_of_the_decoder():
-    model = binary_1d(bits=6, repa={"features": 7, "weight": 0.5}, repa_index=0, **BODY)
+    model = binary_1d(bits=6, repa={"features": 7, "layer": 0}, **BODY)
     assert model.spec(16).grid == (5,)
     variables, key = random_params(model, pictures(16, 16)), jax.random.key(0)
     teacher = jax.random.normal(
@@ -85,5 +85,14 @@ def test_repa_reads_the_inner_tokens_of_the_decoder():
         if name.startswith("block")
     }
     assert reached == {"block_0": True, "block_1": False}
-    with pytest.raises(UserError, match="4 teacher features"):
+    more = jax.random.normal(jax.random.key(3), (2, 9, 7))  # the tokens' grid is resized to it
+    assert shapes(model, variables, key, more).keys() == {"repa"}
+    with pytest.raises(UserError, match="3 features an image are neither 2x2"):
         shapes(model, variables, key, TEACHER)
+
+
+def test_a_head_is_given_by_its_arguments():
+    with pytest.raises(UserError, match="tokenizer.semantic_target True: give its arguments"):
+        binary_1d(bits=6, semantic_target=True, **BODY)
+    with pytest.raises(UserError, match="tokenizer.repa has no 'repa_index'"):
+        binary_1d(bits=6, repa={"features": 7, "repa_index": 0}, **BODY)

@@ -307,6 +307,8 @@ def test_published_sizes_build(name):
         ({"head": "pixel"}, "'pixel' is none of pixels, codes, mixture"),
         ({"head": "codes"}, "proxy goes with the heads"),
         ({"encoder_size": "huge"}, "'huge' is none of small, base, large"),
+        ({"encoder_size": (64, 2)}, r"\(64, 2\) is none of .* or give \(width"),
+        ({"decoder_size": 5}, "5 is none of small, base, large"),
         ({"encoder_size": (16, 2, 3)}, "3 heads do not divide a width of 16"),
         ({"legacy": True, "causal_1d": True}, "legacy=False"),
         ({"head": "codes", "proxy": PROXY, "decoder_patch": 4}, r"grid of \(8, 8\).*decoder_patch"),

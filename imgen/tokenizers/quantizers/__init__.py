@@ -1,5 +1,12 @@
 """Quantizers: features <-> latents, behind one face (`base.Quantizer`)."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from imgen.construct import construct
+from imgen.errors import UserError
 from imgen.tokenizers.quantizers.bernoulli import Bernoulli
 from imgen.tokenizers.quantizers.fsq import FSQ
 from imgen.tokenizers.quantizers.gaussian import Gaussian
@@ -18,3 +25,20 @@ QUANTIZERS = {
     "bernoulli": Bernoulli,
     "gaussian": Gaussian,
 }
+
+
+def make_quantizer(given: nn.Module | Mapping[str, Any]) -> nn.Module:
+    """A quantizer, or that of the name in `QUANTIZERS` and the arguments that a config gives, such as
+    {"name": "fsq", "levels": (8, 5, 5, 5)}. Raises UserError for anything else."""
+    if isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"tokenizer.quantizer {given!r}: give its name with its arguments, e.g. "
+            "dict(name='fsq', levels=(8, 5, 5, 5))"
+        )
+    arguments = dict(given)
+    name = arguments.pop("name", None)
+    if name not in QUANTIZERS:
+        raise UserError(f"tokenizer.quantizer.name {name!r} is none of {', '.join(QUANTIZERS)}")
+    return construct(QUANTIZERS[name], arguments, "tokenizer.quantizer")

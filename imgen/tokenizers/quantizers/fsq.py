@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from imgen.errors import UserError
 from imgen.tokenizers.quantizers.base import Layout, Quantized, straight_through
+from imgen.tokenizers.ranges import whole_numbers
 
 
 class FSQ(nn.Module):
@@ -27,9 +28,11 @@ class FSQ(nn.Module):
     epsilon: float = 1e-3
 
     def __post_init__(self):
-        if min(self.levels, default=0) < 2 or math.prod(self.levels) >= 2**31:
+        row = whole_numbers(self.levels, 2) and len(self.levels)
+        if not row or math.prod(self.levels) >= 2**31:
             raise UserError(
-                f"FSQ levels {tuple(self.levels)}: each must be at least 2, and their product under 2^31"
+                f"FSQ levels {self.levels}: give a row such as (8, 5, 5, 5), each at least 2, and their "
+                "product under 2^31"
             )
         super().__post_init__()
 

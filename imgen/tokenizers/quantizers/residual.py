@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from imgen.errors import UserError
 from imgen.tokenizers.quantizers.base import Layout, Quantized, codebook_init, straight_through
 from imgen.tokenizers.quantizers.nearest import nearest_codes
 
@@ -27,6 +28,11 @@ class ResidualQuantizer(nn.Module):
     codebook_dim: int = 256
     depth: int = 4
     commit_weight: float = 0.25
+
+    def __post_init__(self):
+        if not isinstance(self.depth, int) or self.depth < 1:
+            raise UserError(f"residual quantizer: depth {self.depth} must be a whole number from 1")
+        super().__post_init__()
 
     def setup(self):
         init = codebook_init(1 / self.codebook_size)
