@@ -1,9 +1,10 @@
 """Discriminators of adversarial tokenizer training: images [B, H, W, 3] -> logits.
 
-All have the same face: `__call__(images, stats, train) -> (logits, stats)` and `init_stats()`.
+All have the same face: `__call__(images, stats) -> (logits, stats)` and `init_stats()`.
 `stats` are the running statistics of batch norms, explicit because they are state, not parameters
-({} where there are none). Sources: LlamaGen, tokenizer/tokenizer_image/discriminator*.py;
-bytedance/1d-tokenizer, modeling/modules/discriminator.py.
+({} where there are none); training moves them on and judges by the batch's own.
+Sources: LlamaGen, tokenizer/tokenizer_image/discriminator*.py; bytedance/1d-tokenizer,
+modeling/modules/discriminator.py.
 """
 
 import math
@@ -58,6 +59,8 @@ class PatchGAN(nn.Module):
 
     ndf: channels of the first layer, doubled by each later one up to 8 ndf.
     n_layers: convolutions of stride 2.
+
+    Without `train` it judges by the running statistics, as the official one does in evaluation.
     """
 
     ndf: int = 64
@@ -127,9 +130,7 @@ class StyleGANDiscriminator(nn.Module):
         return {}
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, stats: Stats, train: bool = True
-    ) -> tuple[jax.Array, Stats]:
+    def __call__(self, images: jax.Array, stats: Stats) -> tuple[jax.Array, Stats]:
         def width(side: int) -> int:
             return min(self.max_ch, 512 if side <= 32 else self.ch_mult * 16384 // side)
 
@@ -178,9 +179,7 @@ class NLayerDiscriminator(nn.Module):
         return {}
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, stats: Stats, train: bool = True
-    ) -> tuple[jax.Array, Stats]:
+    def __call__(self, images: jax.Array, stats: Stats) -> tuple[jax.Array, Stats]:
         def conv(features: int, kernel: int, name: str) -> Conv:
             return Conv(features, kernel, dtype=self.dtype, name=name)
 

@@ -59,11 +59,6 @@ D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
 G_LOSSES = {"hinge": hinge_g_loss, "non_saturating": non_saturating_g_loss}
 
 
-def delayed_weight(weight: float, step: jax.Array, start: int) -> jax.Array:
-    """`weight` from step `start` on, 0 before. Steps count from 1, as LlamaGen's global_step."""
-    return jnp.where(step >= start, weight, 0.0)
-
-
 def annealed(step: jax.Array, extra: float, steps: int) -> jax.Array:
     """1 + extra at step 0, 1 from step `steps` on, a straight line between. Steps count from 0, as in MaskBit
     (modeling/quantizer/lookup_free.py) and bsq-vit (losses/vqperceptual.py)."""
