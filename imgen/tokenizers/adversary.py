@@ -1,7 +1,7 @@
 """The adversarial half of tokenizer training: what the discriminator adds to both players' losses.
 
 Source: LlamaGen, tokenizer/tokenizer_image/vq_loss.py and vq_train.py; LeCam and a weight for each
-player as in bytedance/1d-tokenizer, modeling/modules/losses.py.
+player as in bytedance/1d-tokenizer, modeling/modules/losses.py; R1 as in MaskGIT's configuration.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from imgen.errors import UserError
 from imgen.tokenizers.discriminators import Stats
-from imgen.tokenizers.losses import D_LOSSES, G_LOSSES, adaptive_weight, lecam_loss
+from imgen.tokenizers.losses import D_LOSSES, G_LOSSES, adaptive_weight, lecam_loss, r1_penalty
 
 
 class LastLayer(NamedTuple):
@@ -48,6 +48,8 @@ class Adversary:
     lecam_decay: of the running means of real and fake logits that LeCam compares with. They are taken
         over the GLOBAL batch (officially per device), used before they are updated, and stand still
         before `start`.
+    r1_weight: of the penalty on the discriminator's gradient by the real images (`losses.r1_penalty`, over
+        the GLOBAL batch), added to its loss; 0 leaves it out.
     d_loss: "hinge" or "vanilla"; g_loss: "hinge" or "non_saturating".
     adaptive: scales the tokenizer's term by VQGAN's adaptive weight. LlamaGen trains without.
     adaptive_most: the largest such weight; 1 in Binary Latent Diffusion.
@@ -64,6 +66,7 @@ class Adversary:
     disc_weight: float | None = None
     lecam_weight: float = 0.0
     lecam_decay: float = 0.999
+    r1_weight: float = 0.0
 
     def __post_init__(self):
         for given, known in ((self.d_loss, D_LOSSES), (self.g_loss, G_LOSSES)):
@@ -133,6 +136,9 @@ class Adversary:
         real, after = judge(params, images, after)
         fake, after = judge(params, fixed_recon, after)
         discriminator = D_LOSSES[self.d_loss](real, fake)
+        if self.r1_weight:
+            slope = jax.grad(lambda x: jnp.sum(judge(params, x, stats)[0]))(images)
+            discriminator += self.r1_weight * r1_penalty(slope)
         if self.lecam_weight:
             discriminator += self.lecam_weight * lecam_loss(real, fake, usual)
             means = {"real": jnp.mean(real), "fake": jnp.mean(fake)}

@@ -3,6 +3,7 @@
 Source: LlamaGen, tokenizer/tokenizer_image/vq_loss.py. Its "non-saturating" losses call the binary
 cross entropy with logits and targets swapped; the ones here are the right way round. LeCam: "Regularizing
 Generative Adversarial Networks under Limited Data", as bytedance/1d-tokenizer, modeling/modules/losses.py.
+R1: "Which Training Methods for GANs do actually Converge?".
 """
 
 from collections.abc import Callable
@@ -53,6 +54,14 @@ def lecam_loss(real: jax.Array, fake: jax.Array, usual: dict[str, jax.Array]) ->
     above = nn.relu(jnp.mean(real) - usual["fake"])
     below = nn.relu(usual["real"] - jnp.mean(fake))
     return jnp.square(above) + jnp.square(below)
+
+
+def r1_penalty(slope: jax.Array) -> jax.Array:
+    """Discriminator: the mean over the images of their gradients' squared norms.
+
+    slope: gradient of the logits' sum by the real images [B, H, W, 3].
+    """
+    return jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3)))
 
 
 D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
