@@ -53,6 +53,8 @@ class Adversary:
     d_loss: "hinge" or "vanilla"; g_loss: "hinge" or "non_saturating".
     adaptive: scales the tokenizer's term by VQGAN's adaptive weight. LlamaGen trains without.
     adaptive_most: the largest such weight; 1 in Binary Latent Diffusion.
+    adaptive_sums: `adaptive_most` is of the weight that losses summed over an image's values would have, as
+        LDM's are; the ones here are means.
     """
 
     discriminator: nn.Module
@@ -63,6 +65,7 @@ class Adversary:
     g_loss: str = "hinge"
     adaptive: bool = False
     adaptive_most: float = 1e4
+    adaptive_sums: bool = False
     disc_weight: float | None = None
     lecam_weight: float = 0.0
     lecam_decay: float = 0.999
@@ -131,7 +134,7 @@ class Adversary:
                 kernel,
                 jax.grad(similarity)(fixed_recon),
                 adv_cotangent,
-                self.adaptive_most,
+                self.adaptive_most / (images[0].size if self.adaptive_sums else 1),
             )
         real, after = judge(params, images, after)
         fake, after = judge(params, fixed_recon, after)

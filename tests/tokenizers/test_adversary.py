@@ -101,6 +101,18 @@ def test_lecam_is_a_loss_of_the_discriminator_alone():
     np.testing.assert_allclose(with_gain["gain"] - gain["gain"], 0.4**2 + 0.3**2, rtol=1e-5)
 
 
+def test_the_bound_of_an_adaptive_weight_may_be_that_of_summed_losses():
+    images, recon = flat(0.2, 0.6), flat(-0.5, -0.1)  # mean logit of recon: -0.3
+    layer = LastLayer(lambda kernel: kernel * recon, jnp.ones(()))
+    for sums, most in ((False, 0.02), (True, 0.02 / 48)):  # 48 values an image
+        adversary = Adversary(
+            Brightness(), 0.5, start=0, adaptive=True, adaptive_most=0.02, adaptive_sums=sums
+        )
+        params, stats = adversary.init(jax.random.key(0), images)
+        terms = adversary.terms(params, stats, images, recon, jnp.int32(1), jnp.sum, layer)
+        np.testing.assert_allclose(terms.generator, 0.5 * most * 0.3, rtol=1e-5)
+
+
 def test_without_lecam_the_state_is_the_discriminators_own_and_both_terms_have_one_weight():
     model = PatchGAN(ndf=4, n_layers=1)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
