@@ -105,15 +105,20 @@ class Adversary:
         -> the loss that the adaptive weight compares with.
         """
 
+        # The forward pass of `similarity` is the loss's own, which XLA finds outside of the branch alone.
+        similarity_at = (
+            jax.vjp(similarity, jax.lax.stop_gradient(recon))[1] if self.adaptive else None
+        )
+
         def play() -> AdversarialTerms:
-            return self._play(params, stats, images, recon, similarity, last_layer)
+            return self._play(params, stats, images, recon, similarity_at, last_layer)
 
         def wait() -> AdversarialTerms:
             return AdversarialTerms(jnp.zeros(()), jnp.zeros(()), stats)
 
         return play() if self.start <= 1 else jax.lax.cond(step < self.start, wait, play)
 
-    def _play(self, params, stats, images, recon, similarity, last_layer) -> AdversarialTerms:
+    def _play(self, params, stats, images, recon, similarity_at, last_layer) -> AdversarialTerms:
         fixed_params, fixed_recon = jax.lax.stop_gradient((params, recon))
         usual = stats.get("lecam")
         stats = {name: value for name, value in stats.items() if name != "lecam"}
@@ -128,11 +133,12 @@ class Adversary:
         generator, after = opposition(recon)
         if self.adaptive:
             kernel = jax.lax.stop_gradient(last_layer.kernel)
+            (rec_cotangent,) = similarity_at(jnp.ones(()))
             adv_cotangent, _ = jax.grad(opposition, has_aux=True)(fixed_recon)
             generator *= adaptive_weight(
                 last_layer.apply,
                 kernel,
-                jax.grad(similarity)(fixed_recon),
+                rec_cotangent,
                 adv_cotangent,
                 self.adaptive_most / (images[0].size if self.adaptive_sums else 1),
             )
