@@ -3,9 +3,10 @@
     python -m imgen.train --config configs/bae.py:bae_20 --workdir RUN \
         --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
-The losses are those of the released code (L1, LPIPS, an adaptive hinge adversary of weight at most 1 from
-step 30,001); so are a million steps of 256 images. Its rate for that batch is not published: 1e-4 is ours.
-The average's decay of 0.995 every ten steps is 0.9995 a step. `smoke` as in configs/vq.py.
+The losses are those of the released code (L1, LPIPS, an adaptive hinge adversary of weight at most 1 after
+step 30,001, its optimiser resting until then); so are a million steps of 256 images. Its rate for that batch
+is not published: 1e-4 is ours. The average's decay of 0.995 every ten steps is 0.9995 a step. `smoke` as in
+configs/vq.py.
 """
 
 import runpy
@@ -28,8 +29,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     # The published loss is of images in [0, 1], ours of [-1, 1].
     stage.update(reconstruction="l1", reconstruction_weight=0.5, ema_decay=0.9995)
     stage.adversary = dict(
-        discriminator="patchgan", weight=1.0, start=30_001, adaptive=True, adaptive_most=1.0
-    )
+        discriminator="patchgan", weight=1.0, start=30_002, optimizer_waits=True, adaptive=True,
+        adaptive_most=1.0,
+    )  # fmt: skip
     if "smoke" in options:
         config.tokenizer.update(**vq["SMALL"], z_channels=8, attention_levels=(), dtype="float32")
         stage.adversary = dict(stage.adversary, start=3, discriminator=vq["SMALL_PATCHGAN"])

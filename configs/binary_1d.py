@@ -4,7 +4,8 @@
         --config.train.tokenizer.lpips_weights=lpips_vgg.safetensors
 
 The model is the released one; its training code is not public. The losses are what summaries of the paper
-name (smooth L1, LPIPS, an adversary whose adaptive weight is at most 1), rate, batch and length are ours.
+name (smooth L1, LPIPS, an adversary whose adaptive weight is at most 1, started as configs/bae.py's); rate,
+batch and length are ours.
 REPA (0.5 of the cosine to a teacher's features, our choice of a weight) is off: name the features' file in
 data.train.teacher and set tokenizer.repa, their width in `features` and the decoder's block in `layer`.
 `smoke` as in configs/vq.py.
@@ -29,8 +30,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     stage = config.train.tokenizer
     stage.update(reconstruction="smooth_l1", ema_decay=0.9995)
     stage.adversary = dict(
-        discriminator="patchgan", weight=1.0, start=30_001, adaptive=True, adaptive_most=1.0
-    )
+        discriminator="patchgan", weight=1.0, start=30_002, optimizer_waits=True, adaptive=True,
+        adaptive_most=1.0,
+    )  # fmt: skip
     if "smoke" in options:
         config.tokenizer = dict(
             name=name, image_size=32, patch_size=8, num_latents=8, bits=8, head_dim=16, encoder_heads=2,

@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     stage.reconstruction = "l1"
     stage.adversary = dict(
         discriminator="patchgan", weight=0.5, disc_weight=1.0, start=50_001, adaptive=True,
-        adaptive_most=1e4 / (3 * 256**2),
+        adaptive_most=1e4, adaptive_sums=True,
     )  # fmt: skip
     for name in ("optimizer", "disc_optimizer"):
         stage[name].update(learning_rate=4.5e-6 * BATCH_SIZE, betas=(0.5, 0.9))

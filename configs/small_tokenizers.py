@@ -73,10 +73,7 @@ def bae(data: dict) -> dict:
 
 def kl(data: dict) -> dict:
     sizes = {**conv(data), "z_channels": 4}
-    weight = 1e-6 / (3 * data["size"] ** 2)
-    return dict(
-        name="kl", embed_dim=4, encoder_attention_levels=(), kl_weight=weight, **sizes
-    )  # fmt: skip
+    return dict(name="kl", embed_dim=4, encoder_attention_levels=(), **sizes)
 
 
 def dynamic(data: dict) -> dict:

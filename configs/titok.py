@@ -55,8 +55,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     stage.disc_optimizer = optimizer
     adversary = dict(
-        discriminator="nlayer", disc_weight=1.0, lecam_weight=0.001, d_loss="hinge", g_loss="hinge"
-    )
+        discriminator="nlayer", disc_weight=1.0, optimizer_waits=True, lecam_weight=0.001,
+        d_loss="hinge", g_loss="hinge",
+    )  # fmt: skip
     if "stage1" in options:
         config.tokenizer.update(head="codes")
         config.init.parts = dict(proxy="")

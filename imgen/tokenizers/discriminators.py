@@ -1,9 +1,10 @@
 """Discriminators of adversarial tokenizer training: images [B, H, W, 3] -> logits.
 
-All have the same face: `__call__(images, stats, train) -> (logits, stats)` and `init_stats()`.
+All have the same face: `__call__(images, stats) -> (logits, stats)` and `init_stats()`.
 `stats` are the running statistics of batch norms, explicit because they are state, not parameters
-({} where there are none). Sources: LlamaGen, tokenizer/tokenizer_image/discriminator*.py;
-bytedance/1d-tokenizer, modeling/modules/discriminator.py.
+({} where there are none); training moves them on and judges by the batch's own.
+Sources: LlamaGen, tokenizer/tokenizer_image/discriminator*.py; bytedance/1d-tokenizer,
+modeling/modules/discriminator.py.
 """
 
 import math
@@ -58,6 +59,8 @@ class PatchGAN(nn.Module):
 
     ndf: channels of the first layer, doubled by each later one up to 8 ndf.
     n_layers: convolutions of stride 2.
+
+    Without `train` it judges by the running statistics, as the official one does in evaluation.
     """
 
     ndf: int = 64
@@ -101,6 +104,7 @@ class StyleGANBlock(nn.Module):
     """Residual block that halves H and W: (down(net(x)) + conv1x1_stride2(x)) / sqrt(2)."""
 
     features: int
+    blur: Sequence[float]
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -108,7 +112,7 @@ class StyleGANBlock(nn.Module):
         shortcut = Conv(self.features, 1, 2, 0, dtype=self.dtype, name="shortcut")(x)
         x = leaky_relu(Conv(self.features, dtype=self.dtype, name="conv1")(x))
         x = leaky_relu(Conv(self.features, dtype=self.dtype, name="conv2")(x))
-        x = Conv(self.features, 3, 2, 1, dtype=self.dtype, name="down")(blur(x))
+        x = Conv(self.features, 3, 2, 1, dtype=self.dtype, name="down")(low_pass(x, self.blur))
         return (x + shortcut) / math.sqrt(2)
 
 
@@ -116,10 +120,13 @@ class StyleGANDiscriminator(nn.Module):
     """One logit per image: [B, 1]. Square images whose side is a power of two, at least 8.
 
     ch_mult: scales the widths of 64 pixels and up (published: 1); max_ch: bounds all widths.
+    blur: the low-pass filter in front of a stride. LlamaGen has (1, 2, 1), MaskGIT (1, 3, 3, 1). The
+        rest of a block is LlamaGen's; MaskGIT's filters its shortcut too.
     """
 
     ch_mult: int = 1
     max_ch: int = 512
+    blur: Sequence[float] = (1, 2, 1)
     dtype: Any = jnp.float32
 
     @nn.nowrap
@@ -127,9 +134,7 @@ class StyleGANDiscriminator(nn.Module):
         return {}
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, stats: Stats, train: bool = True
-    ) -> tuple[jax.Array, Stats]:
+    def __call__(self, images: jax.Array, stats: Stats) -> tuple[jax.Array, Stats]:
         def width(side: int) -> int:
             return min(self.max_ch, 512 if side <= 32 else self.ch_mult * 16384 // side)
 
@@ -142,7 +147,7 @@ class StyleGANDiscriminator(nn.Module):
         x = leaky_relu(Conv(width(side), dtype=self.dtype, name="conv_in")(images))
         while side > 4:
             side //= 2
-            x = StyleGANBlock(width(side), self.dtype, name=f"block_{side}")(x)
+            x = StyleGANBlock(width(side), self.blur, self.dtype, name=f"block_{side}")(x)
         x = leaky_relu(Conv(width(4), dtype=self.dtype, name="conv_out")(x))
         x = leaky_relu(self._dense(width(4), "dense_0", x.reshape(x.shape[0], -1)))
         return self._dense(1, "dense_1", x).astype(jnp.float32), stats
@@ -152,13 +157,6 @@ class StyleGANDiscriminator(nn.Module):
         return nn.Dense(features, dtype=self.dtype, kernel_init=init, bias_init=init, name=name)(x)
 
 
-def blur(x: jax.Array) -> jax.Array:
-    """Low-pass filter [1, 2, 1] / 4 along both axes with a reflected border, in front of a stride."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    x = 0.25 * x[:, :-2] + 0.5 * x[:, 1:-1] + 0.25 * x[:, 2:]
-    return 0.25 * x[:, :, :-2] + 0.5 * x[:, :, 1:-1] + 0.25 * x[:, :, 2:]
-
-
 class NLayerDiscriminator(nn.Module):
     """TiTok's (and MaskBit's): logits [B, 16, 16, 1] whatever the size of the images.
 
@@ -166,11 +164,13 @@ class NLayerDiscriminator(nn.Module):
     16 x 16 grid are judged. No batch norm. (The official one takes images in [0, 1]: converted inside.)
 
     hidden_channels: of the stem and the first stage, doubled by each later one.
+    blur: the low-pass filter of the halving.
     """
 
     hidden_channels: int = 128
     num_stages: int = 3
     groups: int = 32
+    blur: Sequence[float] = (1, 3, 3, 1)
     dtype: Any = jnp.float32
 
     @nn.nowrap
@@ -178,16 +178,15 @@ class NLayerDiscriminator(nn.Module):
         return {}
 
     @nn.compact
-    def __call__(
-        self, images: jax.Array, stats: Stats, train: bool = True
-    ) -> tuple[jax.Array, Stats]:
+    def __call__(self, images: jax.Array, stats: Stats) -> tuple[jax.Array, Stats]:
         def conv(features: int, kernel: int, name: str) -> Conv:
             return Conv(features, kernel, dtype=self.dtype, name=name)
 
         x = conv(self.hidden_channels, 5, "conv_in")((images + 1.0) / 2.0)
         x = nn.leaky_relu(x, 0.1)
         for i in range(self.num_stages):
-            x = halve(conv(self.hidden_channels * 2**i, 3, f"conv_{i}")(x))
+            x = conv(self.hidden_channels * 2**i, 3, f"conv_{i}")(x)
+            x = low_pass(x, self.blur, stride=2, border="constant")
             x = GroupNorm(self.groups, 1e-5, self.dtype, name=f"norm_{i}")(x)
             x = nn.leaky_relu(x, 0.1)
         x = adaptive_max_pool(x, 16)
@@ -195,18 +194,22 @@ class NLayerDiscriminator(nn.Module):
         return conv(1, 5, "to_logits_1")(x).astype(jnp.float32), stats
 
 
-def halve(x: jax.Array) -> jax.Array:
-    """Low-pass filter [1, 3, 3, 1] / 8 along both axes at a stride of 2: [B, H, W, C] -> ceil(H / 2),
-    ceil(W / 2). Zeros around, an odd one at the end."""
+def low_pass(
+    x: jax.Array, taps: Sequence[float], stride: int = 1, border: str = "reflect"
+) -> jax.Array:
+    """`taps`, made to sum to 1, along both axes: [B, H, W, C] -> ceil(H / stride), ceil(W / stride).
+
+    border: what is around, as `jnp.pad` calls it ("constant": zeros); an odd one of it is at the end.
+    """
     for axis in (1, 2):
         length = x.shape[axis]
-        half = -(-length // 2)
-        before, after = (1, 1) if length % 2 == 0 else (1, 2)
-        padding = [(before, after) if a == axis else (0, 0) for a in range(4)]
-        x = jnp.pad(x, padding)
+        last = (length - 1) // stride * stride  # the first tap's place in the last window
+        around = last + len(taps) - length
+        padding = [(around // 2, around - around // 2) if a == axis else (0, 0) for a in range(4)]
+        x = jnp.pad(x, padding, mode=border)
         x = sum(
-            weight / 8 * jax.lax.slice_in_dim(x, i, i + 2 * half - 1, 2, axis)
-            for i, weight in enumerate((1, 3, 3, 1))
+            tap / sum(taps) * jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis)
+            for i, tap in enumerate(taps)
         )
     return x
 

@@ -15,10 +15,6 @@ from imgen.tokenizers.autoencoder import Decoder, Encoder, Half
 from imgen.tokenizers.conv import HALF, ConvTokenizer, passes_on
 from imgen.tokenizers.quantizers.gaussian import Gaussian
 
-# LDM weighs the KL sum of an image by 1e-6 beside the SUM of the errors of its 256 * 256 * 3 values. The
-# reconstruction losses here are means over those values.
-KL_WEIGHT = 1e-6 / (256 * 256 * 3)
-
 
 @passes_on(HALF, to=Half)
 def kl(
@@ -27,7 +23,7 @@ def kl(
     embed_dim: int = 16,
     encoder_attention_levels: Sequence[int] | None = None,
     decoder_attention_levels: Sequence[int] = (),
-    kl_weight: float = KL_WEIGHT,
+    kl_weight: float = 1e-6,
     **half: Any,
 ) -> ConvTokenizer:
     """LDM's autoencoder; the defaults are MAR's KL-16: 16x16 pixels a position, 66.46 M parameters.
@@ -37,7 +33,8 @@ def kl(
     embed_dim: channels C of the latents.
     encoder_attention_levels: None is the last level only. decoder_attention_levels: MAR's decoder has
         attention in the middle only; LDM's own f16 model has it at the last level of both halves.
-    kl_weight: see `quantizers.Gaussian`; the default is LDM's 1e-6 for images of 256x256.
+    kl_weight: of an image's KL sum beside the SUM of its values' errors, as LDM's 1e-6. The losses here are
+        means over the values, and so is the KL.
     half: `conv.HALF`, see `autoencoder.Half`.
     """
     encoder = Encoder(
@@ -53,7 +50,7 @@ def kl(
             num_res_blocks=num_res_blocks + 1,
             attention_levels=decoder_attention_levels,
         ),
-        Gaussian(embed_dim, kl_weight),
+        Gaussian(embed_dim, kl_weight, 3 * encoder.factor**2),
         Conv(2 * embed_dim, 1, dtype=encoder.dtype),
         Conv(z_channels, 1, dtype=encoder.dtype),
     )

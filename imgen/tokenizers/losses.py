@@ -3,6 +3,7 @@
 Source: LlamaGen, tokenizer/tokenizer_image/vq_loss.py. Its "non-saturating" losses call the binary
 cross entropy with logits and targets swapped; the ones here are the right way round. LeCam: "Regularizing
 Generative Adversarial Networks under Limited Data", as bytedance/1d-tokenizer, modeling/modules/losses.py.
+R1: "Which Training Methods for GANs do actually Converge?".
 """
 
 from collections.abc import Callable
@@ -55,13 +56,16 @@ def lecam_loss(real: jax.Array, fake: jax.Array, usual: dict[str, jax.Array]) ->
     return jnp.square(above) + jnp.square(below)
 
 
+def r1_penalty(slope: jax.Array) -> jax.Array:
+    """Discriminator: the mean over the images of their gradients' squared norms.
+
+    slope: gradient of the logits' sum by the real images [B, H, W, 3].
+    """
+    return jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3)))
+
+
 D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
 G_LOSSES = {"hinge": hinge_g_loss, "non_saturating": non_saturating_g_loss}
-
-
-def delayed_weight(weight: float, step: jax.Array, start: int) -> jax.Array:
-    """`weight` from step `start` on, 0 before. Steps count from 1, as LlamaGen's global_step."""
-    return jnp.where(step >= start, weight, 0.0)
 
 
 def annealed(step: jax.Array, extra: float, steps: int) -> jax.Array:

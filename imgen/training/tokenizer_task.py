@@ -223,11 +223,11 @@ class TokenizerTask:
         return new, metrics | usage.report(new["usage"], step, self.usage_window)
 
     def _update_discriminator(self, state: State, gradient: Any) -> tuple[Any, Any]:
-        idle = self.adversary.idle(state["disc_stats"], state["step"] + 1)
+        rests = self.adversary.rests(state["step"] + 1)
         old = state["disc"], state["disc_opt"]
         updates, opt = self._disc_optimizer.update(gradient, state["disc_opt"], state["disc"])
         new = optax.apply_updates(state["disc"], updates), opt
-        return jax.tree.map(lambda a, b: jnp.where(idle, a, b), old, new)
+        return jax.tree.map(lambda a, b: jnp.where(rests, a, b), old, new)
 
     def _loss(self, state: State, players: dict, batch: Batch, rng: jax.Array) -> tuple:
         """The sum of both players' losses, whose gradient by each player is that of its own."""

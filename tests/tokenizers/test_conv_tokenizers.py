@@ -162,6 +162,15 @@ def test_images_in_the_unit_range_are_half_of_the_signed_ones_plus_a_half():
     np.testing.assert_allclose(decoded, 2 * in_unit_range - 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_kl_loss_is_ldms_beside_a_sum_of_errors_at_every_size(side):
+    model, images = tiny("kl", kl_weight=1e-3), pictures(2, side, side)
+    params = filled(shapes(model))
+    out = run(model, params, lambda model, images: model(images), images)
+    as_sum = out["losses"]["kl"] * 3 * side**2
+    np.testing.assert_allclose(as_sum, 1e-3 * out["stats"]["kl_per_image"], rtol=1e-5)
+
+
 def test_latents_are_drawn_from_the_stored_moments_and_scale_stays_outside_the_network():
     model, images = tiny("kl"), pictures(2, 8, 8)
     params, key = filled(shapes(model)), jax.random.key(2)

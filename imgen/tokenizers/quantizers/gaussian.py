@@ -18,10 +18,13 @@ class Gaussian(nn.Module):
     scale of MAR's KL-16). The decoder sees z itself.
 
     kl_weight: of KL(posterior || N(0, 1)), summed over one image and averaged over the batch.
+    position_values: pixel values that a position stands for. Where it is given, the sum is divided by the
+        image's values, as reconstruction losses are: one weight then does for every size.
     """
 
     channels: int
     kl_weight: float = 1e-6
+    position_values: int | None = None
 
     def setup(self):
         self.shift = self.param("shift", nn.initializers.zeros, ())
@@ -35,9 +38,11 @@ class Gaussian(nn.Module):
         mean, log_variance = posterior(z)
         kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_variance) - 1.0 - log_variance)
         kl /= z.shape[0]
+        positions = z[0, ..., 0].size
+        weight = self.kl_weight / (positions * self.position_values if self.position_values else 1)
         values = sample(mean, log_variance, rng)
         latents = jax.lax.stop_gradient(self.normalize(values))
-        return Quantized(values, latents, {"kl": self.kl_weight * kl}, {"kl_per_image": kl})
+        return Quantized(values, latents, {"kl": weight * kl}, {"kl_per_image": kl})
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """Moments -> normalised latents: the posterior's mean, or drawn from it with a key."""

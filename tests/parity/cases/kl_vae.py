@@ -32,7 +32,7 @@ def kl_vae_case(g: Golden) -> None:
         encoder_attention_levels=levels("encoder"),
         decoder_attention_levels=levels("decoder"),
         groups=config["groups"],
-        kl_weight=1.0,
+        kl_weight=float(3 * config["resolution"] ** 2),  # of the sum: 1
     )
     assert config["double_z"] and config["gn_eps"] == 1e-6
     images = nhwc(g.input("image"))

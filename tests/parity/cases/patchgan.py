@@ -7,11 +7,11 @@ import numpy as np
 from imgen.interop import lpips as lpips_interop
 from imgen.interop import patchgan as interop
 from imgen.interop.table import CONV, from_official, to_official
+from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.discriminators import PatchGAN
 from imgen.tokenizers.losses import (
     RECONSTRUCTION,
     adaptive_weight,
-    delayed_weight,
     hinge_d_loss,
     hinge_g_loss,
     non_saturating_g_loss,
@@ -81,11 +81,13 @@ def patchgan_vqloss(g: Golden) -> None:
     )
     assert_close(weight, g.out("adaptive_weight"), tolerance["adaptive_weight"])
 
+    both = Adversary(model, config["disc_weight"], config["disc_start"], adaptive=True)
+    given = tree["params"], tree["stats"], images, recon
     for step, name in ((11, "gen_total_step11"), (9, "gen_total_step9_before_disc_start")):
         if not g.has(f"out/{name}"):
             continue
-        disc_weight = delayed_weight(config["disc_weight"], jnp.int32(step), config["disc_start"])
-        total = similarity(recon) + weight * disc_weight * adversarial + CODEBOOK_TERMS
+        terms = both.terms(*given, jnp.int32(step), similarity, LastLayer(last_layer, kernel))
+        total = similarity(recon) + terms.generator + CODEBOOK_TERMS
         assert_close(total, g.out(name), tolerance["losses"])
 
     # Discriminator pass: real, then fake, each with its own batch statistics.

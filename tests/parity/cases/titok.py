@@ -10,7 +10,7 @@ from imgen.interop import titok as interop
 from imgen.interop.table import Row, from_official, to_official
 from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.conv import ConvTokenizer
-from imgen.tokenizers.discriminators import NLayerDiscriminator, halve
+from imgen.tokenizers.discriminators import NLayerDiscriminator, low_pass
 from imgen.tokenizers.losses import hinge_d_loss, lecam_loss
 from imgen.tokenizers.quantizers import Gaussian, VectorQuantizer
 from imgen.tokenizers.quantizers.gaussian import posterior
@@ -192,8 +192,8 @@ def two_stages(g: Golden) -> None:
 def discriminator(g: Golden) -> None:
     config, tolerance = g.config, g.meta["tolerance"]["default"]
     assert (config["gn_eps"], config["leaky"], config["pool"]) == (1e-5, 0.1, 16)
-    assert config["blur"] == [1, 3, 3, 1]
     model = NLayerDiscriminator(config["hidden_channels"], config["num_stages"])
+    assert tuple(config["blur"]) == model.blur
     real, fake = (jnp.asarray(from_zero_one(g.input(name))) for name in ("real", "fake"))
     like = jax.eval_shape(model.init, jax.random.key(0), real, {})["params"]
     state = {k: v for k, v in g.params().items() if not k.endswith(".1.kernel")}
@@ -220,7 +220,7 @@ def discriminator(g: Golden) -> None:
         assert_close(after, g.out(f"ema_{side}_next")[0], 1e-5)
 
     ramp = jnp.arange(1.0, 6.0) * jnp.ones((5, 1))
-    filtered = halve(ramp[None, :, :, None])
+    filtered = low_pass(ramp[None, :, :, None], config["blur"], stride=2, border="constant")
     assert_close(nchw(filtered), g.out("blur_cumsum_ones_5x5"), tolerance)
 
 
