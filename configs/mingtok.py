@@ -51,6 +51,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
         stage.update(steps=500_000, batch_size=256)
     if "teacher" in options:
         config.tokenizer.semantic_target = dict(features=1024, weight=1.0)
-        config.data.train.teacher = ""
         config.data.update(flip=False, crop="center")  # the features are of the images as they are
     return config

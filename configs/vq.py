@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
                 source=dict(name="tfds", dataset="imagenet2012", data_dir=None),
-                train=dict(split="train"),
+                train=dict(split="train", teacher=""),
                 eval=dict(split="validation", num_examples=10_000),
                 image_size=256,
                 crop="random",
@@ -76,7 +76,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if "smoke" in options:
         config.data = dict(
             source=dict(name="shapes", size=32),
-            train=dict(split="train", num=64),
+            train=dict(split="train", num=64, teacher=""),
             eval=dict(split="test", num=8),
             image_size=32,
             crop="random",

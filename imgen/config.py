@@ -60,6 +60,9 @@ def override(config: ConfigDict | FrozenConfigDict, overrides: Sequence[str]) ->
         *groups, last = key.split(".")
         group = config
         for name in groups:
+            if groups[0] == NAMED and isinstance(group, ConfigDict) and group.get(name) is None:
+                with config.ignore_type():
+                    group[name] = ConfigDict()  # a part that is off so far
             group = group.get(name) if isinstance(group, ConfigDict) else None
         is_open = bool(groups) and (groups[-1] in OPEN or groups[0] == NAMED)
         if not isinstance(group, ConfigDict) or not (last in group or is_open):

@@ -48,6 +48,8 @@ def test_another_tokenizer_begins_with_its_own_defaults(file):
     changes = ["tokenizer.levels=(8, 8)", "tokenizer.name=fsq", "tokenizer.causal=true"]
     found = config.load_config(file, changes).tokenizer.to_dict()
     assert found == {"name": "fsq", "levels": (8, 8), "causal": True}
+    part = config.load_config(file, ["tokenizer.repa.features=8"]).tokenizer.repa
+    assert part.to_dict() == {"features": 8}
     same = config.load_config(file, ["tokenizer.name=vq"]).tokenizer
     assert same == config.load_config(file).tokenizer
 
