@@ -110,6 +110,7 @@ TOKENIZERS = {
     "flextok": flextok,
 }
 TRAINING = {name: CODEBOOK for name in ("vq", "rq", "vq_1d", "titok", "dynamic")}
+STEPS = {"flextok": 3000}  # a flow learns slowly, and its codes come to life late
 SIZES = tuple(TOKENIZERS)
 ARGS = (*SIZES, *DATA, "smoke")
 
@@ -151,7 +152,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             init=dict(tokenizer="", parts=dict(vae="") if name == "flextok" else {}),
             train=dict(
                 tokenizer=dict(
-                    steps=1500,
+                    steps=STEPS.get(name, 1500),
                     batch_size=data["batch_size"],
                     log_every=50,
                     eval_every=500,
