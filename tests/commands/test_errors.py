@@ -218,7 +218,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert run(capsys, *common, *few, "--config.train.generator.steps=1")[0] == 0
     kept = sorted(p.name for p in (tmp_path / "checkpoints" / "tokenizer").iterdir())
     status, err = run(capsys, *common, "--config.train.tokenizer.optimizer.learning_rate=1e38")
-    assert status == 3 and len(err.splitlines()) == 1
+    said = [
+        line for line in err.splitlines() if line.startswith("imgen:")
+    ]  # a slow step shows progress too
+    assert status == 3 and len(said) == 1
     assert "tokenizer step" in err and "checkpoints/tokenizer/2" in err
     assert sorted(p.name for p in (tmp_path / "checkpoints" / "tokenizer").iterdir()) == kept
 
