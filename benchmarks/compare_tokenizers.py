@@ -142,13 +142,14 @@ def decoding(workdir: Path) -> Callable[[int], None]:
     return lambda number: jax.block_until_ready(decode(params, latents))
 
 
-def draw(path: Path, workdir: Path, settings: FrozenConfigDict, num: int = 16) -> None:
-    """Original | reconstruction of the first held-out images; of nested tokenizers, strips."""
-    run = load_tokenizer(workdir)
+def draw(path: Path, workdir: Path, settings: FrozenConfigDict) -> None:
+    """Original | reconstruction of the first held-out images, fewer of large ones; of nested tokenizers,
+    strips."""
+    run, num = load_tokenizer(workdir), 16 if settings.data.image_size <= 64 else 4
     source, transform = open_source(settings, "eval"), eval_transform(settings)
     originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
     if is_nested(run.module):
-        strips = jax.device_get(stripper(run.module)(run.params, originals[:8]))
+        strips = jax.device_get(stripper(run.module)(run.params, originals[: num // 2]))
         tiles, columns = strips.reshape(-1, *strips.shape[2:]), strips.shape[1]
     else:
         recon = jax.device_get(reconstructor(run.module)(run.params, originals))
