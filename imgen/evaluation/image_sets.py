@@ -231,9 +231,7 @@ def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
 def _open(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (
-        Exception
-    ) as e:  # zipfile raises unlike errors on a damaged file, as zlib and numpy below
+    except Exception as e:  # zipfile, zlib and numpy raise unlike errors on damaged files
         raise UserError(f"{path}: not a readable .npz file ({e})") from e
 
 
