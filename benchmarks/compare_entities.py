@@ -36,14 +36,17 @@ from benchmarks.runs import (
     refuse_changes,
     store_latents,
 )
-from imgen import cli, config, images, run_metrics, train
+from imgen import config, train
 from imgen.decoding import draw_latents
 from imgen.errors import UserError
 from imgen.generators import XAR
-from imgen.runs import build_tokenizer, load_generator
-from imgen.stages import open_source
-from imgen.training import plot
-from imgen.training.metrics import read_metrics
+from imgen.report import charts as plot
+from imgen.report import pixels as images
+from imgen.report.metrics_log import read_metrics
+from imgen.runs import cli
+from imgen.runs import held_out as run_metrics
+from imgen.runs.stages import open_source
+from imgen.runs.trained import build_tokenizer, load_generator
 
 NAMES = ("token", "cell", "subsample", "scale", "image", "raster_flow", "raster_diffusion")
 COLUMNS = {

@@ -34,13 +34,15 @@ from benchmarks.runs import (
     refuse_changes,
     store_latents,
 )
-from imgen import cli, config, images, train
+from imgen import config, train
 from imgen.decoding import Guidance, decoding_params, generate
 from imgen.errors import UserError
 from imgen.generators.presets import LLAMAGEN
-from imgen.runs import build_generator, build_tokenizer, load_generator
-from imgen.training import plot
-from imgen.training.metrics import read_metrics
+from imgen.report import charts as plot
+from imgen.report import pixels as images
+from imgen.report.metrics_log import read_metrics
+from imgen.runs import cli
+from imgen.runs.trained import build_generator, build_tokenizer, load_generator
 
 # What a plan changes in the generator's settings. NAR's second head is a block of its own.
 PLANS: dict[str, Callable[[dict], dict]] = {

@@ -20,12 +20,16 @@ from ml_collections import FrozenConfigDict
 from benchmarks.page import write_page, write_table
 from benchmarks.runs import in_turns, refuse_changes
 from configs.small_tokenizers import SIZES
-from imgen import cli, config, images, paths, run_metrics, train
+from imgen import config, train
 from imgen.errors import UserError
-from imgen.run_metrics import HeldOut
-from imgen.runs import load_tokenizer
-from imgen.stages import eval_transform, open_source
-from imgen.training import plot
+from imgen.params import paths
+from imgen.report import charts as plot
+from imgen.report import pixels as images
+from imgen.runs import cli
+from imgen.runs import held_out as run_metrics
+from imgen.runs.held_out import HeldOut
+from imgen.runs.stages import eval_transform, open_source
+from imgen.runs.trained import load_tokenizer
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
 
 CONFIG = "configs/small_tokenizers.py"

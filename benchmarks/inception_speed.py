@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from benchmarks.runs import in_turns
-from imgen import cli
 from imgen.errors import UserError
-from imgen.evaluation.networks import FeatureNetwork, random_inception
+from imgen.evaluation.networks.network import FeatureNetwork, random_inception
 from imgen.interop.inception import SYSTEM
+from imgen.runs import cli
 
 Run = Callable[[], dict[str, np.ndarray]]
 

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from imgen import cli
 from imgen.errors import UserError
-from imgen.evaluation.cmmd import cmmd
-from imgen.evaluation.frechet import frechet_distance
-from imgen.evaluation.inception_score import inception_score
-from imgen.evaluation.kernel_distance import kernel_distance
-from imgen.evaluation.moments import Gaussian, Moments
-from imgen.evaluation.precision_recall import precision_recall
+from imgen.evaluation.sets.cmmd import cmmd
+from imgen.evaluation.sets.frechet import frechet_distance
+from imgen.evaluation.sets.inception_score import inception_score
+from imgen.evaluation.sets.kernel_distance import kernel_distance
+from imgen.evaluation.sets.moments import Gaussian, Moments
+from imgen.evaluation.sets.precision_recall import precision_recall
+from imgen.runs import cli
 
 SPATIAL = 2023  # features of sFID
 CLASSES = 1008

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from imgen.training.report import CSS
+from imgen.report.run_page import CSS
 
 
 def cells(row: Mapping, columns: Mapping[str, str]) -> list[str]:

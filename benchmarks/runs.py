@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from imgen import config, encode, images
+from imgen import config, encode
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
-from imgen.runs import load_generator
+from imgen.report import pixels as images
+from imgen.runs.trained import load_generator
 from imgen.training.generator_task import sampler
 
 

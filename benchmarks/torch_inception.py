@@ -7,9 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from imgen.evaluation.inception import BLOCKS, CLASSES, EPSILON, SIZE, SPATIAL_CHANNELS, STEM
-from imgen.evaluation.inception import Conv as ConvEntry
-from imgen.evaluation.inception import MaxPool as PoolEntry
+from imgen.evaluation.networks.inception import (
+    BLOCKS,
+    CLASSES,
+    EPSILON,
+    SIZE,
+    SPATIAL_CHANNELS,
+    STEM,
+)
+from imgen.evaluation.networks.inception import Conv as ConvEntry
+from imgen.evaluation.networks.inception import MaxPool as PoolEntry
 
 
 class Conv(nn.Module):

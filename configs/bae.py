@@ -9,11 +9,9 @@ is not published: 1e-4 is ours. The average's decay of 0.995 every ten steps is 
 configs/vq.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import vq
 from imgen.config import choose
 
 SIZES = ("bae_20", "bae_16", "bae_24")
@@ -22,8 +20,7 @@ ARGS = (*SIZES, "smoke")
 
 def get_config(arg: str | None = None) -> ConfigDict:
     size, options = choose(arg, SIZES, __file__)
-    vq = runpy.run_path(str(Path(__file__).with_name("vq.py")))
-    config = vq["get_config"](",".join(["vq16", *options]))
+    config = vq.get_config(",".join(["vq16", *options]))
     config.tokenizer = dict(name="bae", bits=int(size.removeprefix("bae_")), dtype="bfloat16")
     stage = config.train.tokenizer
     # The published loss is of images in [0, 1], ours of [-1, 1].
@@ -33,8 +30,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         adaptive_most=1.0,
     )  # fmt: skip
     if "smoke" in options:
-        config.tokenizer.update(**vq["SMALL"], z_channels=8, attention_levels=(), dtype="float32")
-        stage.adversary = dict(stage.adversary, start=3, discriminator=vq["SMALL_PATCHGAN"])
+        config.tokenizer.update(**vq.SMALL, z_channels=8, attention_levels=(), dtype="float32")
+        stage.adversary = dict(stage.adversary, start=3, discriminator=vq.SMALL_PATCHGAN)
     else:
         stage.update(steps=1_000_000, batch_size=256)
     return config

@@ -11,11 +11,9 @@ data.train.teacher and set tokenizer.repa, their width in `features` and the dec
 `smoke` as in configs/vq.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import vq
 from imgen.config import choose
 
 SIZES = ("binary_1d",)
@@ -24,7 +22,7 @@ ARGS = (*SIZES, "smoke")
 
 def get_config(arg: str | None = None) -> ConfigDict:
     name, options = choose(arg, SIZES, __file__)
-    base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
+    base = vq.get_config
     config = base(",".join(["vq16", *options]))
     config.tokenizer = dict(name=name, position_scale=1024, dtype="bfloat16")
     stage = config.train.tokenizer

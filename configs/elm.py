@@ -9,11 +9,9 @@ without guidance: L 2-10 15.95, XL 2-10 12.70, XXL 2-12 10.11; with it 2B 2-12 1
 layer: the published one has its own. `smoke` trains both stages, tiny, on drawn shapes.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import bae, imagenet
 from imgen.config import choose
 from imgen.generators.presets import ELM
 
@@ -30,7 +28,7 @@ IMAGES, EPOCHS, BATCH_SIZE = 1_281_167, 400, 256
 def get_config(arg: str | None = None) -> ConfigDict:
     name, options = choose(arg, SIZES, __file__)
     size, bits = name.removeprefix("elm_"), BITS[name.removeprefix("elm_")]
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     config = base("llamagen_b,smoke" if "smoke" in options else "llamagen_b")
     config.generator.update(head="subcodes", head_options=dict(parts=2))
     stage = config.train.generator
@@ -54,7 +52,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         )
         stage.filters.top_k = 8
     else:
-        images = runpy.run_path(str(Path(__file__).with_name("bae.py")))["get_config"]()
+        images = bae.get_config()
         config.data = images.data
         config.data.crop = "center"
         config.tokenizer = dict(name="bae", bits=bits, dtype="bfloat16")

@@ -10,11 +10,9 @@ off: name their file in data.train.teacher, their width in tokenizer.repa.featur
 4.20, d18-d18 1.61, d18-d28 1.45. Not reproduced here. `smoke` works on pixels, without an autoencoder.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import kl, vq
 from imgen.config import choose
 
 VAE = dict(
@@ -26,14 +24,13 @@ ARGS = (*SIZES, "smoke")
 
 def get_config(arg: str | None = None) -> ConfigDict:
     name, options = choose(arg, SIZES, __file__)
-    folder = Path(__file__)
     if name == "vae":
-        base = runpy.run_path(str(folder.with_name("kl.py")))["get_config"]
+        base = kl.get_config
         config = base(",".join(["kl16", *options]))
         if "smoke" not in options:
             config.tokenizer = VAE
         return config
-    base = runpy.run_path(str(folder.with_name("vq.py")))["get_config"]
+    base = vq.get_config
     config = base(",".join(["vq16", *options]))
     config.tokenizer = dict(name=name, vae=VAE, remat=True, dtype="bfloat16")
     config.init.parts = dict(vae="")

@@ -9,11 +9,9 @@ there yet, so the recipe builds but has nothing to train on. The codes are those
 batch is that of one 8-GPU node; stage 2 only changes the data.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import imagenet
 from imgen.generators.presets import INSTELLA, INSTELLA_DIFFUSION
 
 SIZES = ("instella_ar", "instella_diff")
@@ -21,7 +19,7 @@ ARGS = SIZES
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     config = base("llamagen_b")
     config.data.image_size = 512
     config.tokenizer = dict(name="binary_1d", image_size=512, position_scale=1024, dtype="bfloat16")

@@ -9,11 +9,9 @@ Adam does not notice. LDM: rFID 0.87, PSNR 24.08. Not reproduced here. The scale
 in training. `smoke` as in configs/vq.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import vq
 from imgen.config import choose
 
 SIZES = ("kl16",)
@@ -23,8 +21,7 @@ BATCH_SIZE = 96
 
 def get_config(arg: str | None = None) -> ConfigDict:
     _, options = choose(arg, SIZES, __file__)
-    vq = runpy.run_path(str(Path(__file__).with_name("vq.py")))
-    config = vq["get_config"](",".join(["vq16", *options]))
+    config = vq.get_config(",".join(["vq16", *options]))
     config.tokenizer = dict(name="kl16", dtype="bfloat16")
     stage = config.train.tokenizer
     stage.reconstruction = "l1"
@@ -37,10 +34,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         with config.ignore_type():
             stage[name].clip_norm = None
     if "smoke" in options:
-        config.tokenizer = dict(
-            name="kl16", embed_dim=4, encoder_attention_levels=(), **vq["SMALL"]
-        )
-        stage.adversary = dict(stage.adversary, start=3, discriminator=vq["SMALL_PATCHGAN"])
+        config.tokenizer = dict(name="kl16", embed_dim=4, encoder_attention_levels=(), **vq.SMALL)
+        stage.adversary = dict(stage.adversary, start=3, discriminator=vq.SMALL_PATCHGAN)
     else:
         stage.update(steps=443_000, batch_size=BATCH_SIZE)
     return config

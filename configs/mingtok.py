@@ -15,11 +15,9 @@ Published on the validation set at 512x512: rFID 0.54, PSNR 30.77, LPIPS 0.14. N
 `smoke` as in configs/vq.py.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import vq
 from imgen.config import choose
 
 SIZES = ("mingtok", "mingtok_small")
@@ -28,7 +26,7 @@ ARGS = (*SIZES, "teacher", "smoke")
 
 def get_config(arg: str | None = None) -> ConfigDict:
     name, options = choose(arg, SIZES, __file__)
-    base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
+    base = vq.get_config
     config = base("vq16,smoke" if "smoke" in options else "vq16")
     config.tokenizer = dict(name=name, mask_ratio=0.0, remat=True, dtype="bfloat16")
     stage = config.train.tokenizer

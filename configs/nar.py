@@ -12,11 +12,9 @@ nar_xl_text: stage 1 of text to image, 256 px; it builds, but no data source giv
 None of the figures has been reproduced here. `smoke` as in configs/imagenet.py, for the image sizes.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import imagenet
 from imgen.errors import UserError
 from imgen.generators.presets import NAR, NAR_VIDEO
 
@@ -36,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise UserError(
             f"configs/nar.py:ARG names one of {', '.join(SIZES)}; smoke goes with {', '.join(IMAGE_SIZES)}"
         )
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     config = base("llamagen_b,smoke" if "smoke" in parts else "llamagen_b")
     config.generator.plan = "nar"
     stage = config.train.generator

@@ -8,11 +8,9 @@ regions, 147 calls, guidance in brackets: L 3.76 (1.60), XL 2.61 (1.50), XXL 2.3
 Not reproduced here yet. The paper's schedule; the released script keeps the rate constant.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import imagenet
 from imgen.errors import UserError
 
 # size: (global batch, learning rate, guidance of the published figure).
@@ -34,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         raise UserError(f"configs/par.py:ARG names one of {', '.join(SIZES)}")
     size = chosen[0].removeprefix("par_")
     batch_size, learning_rate, guidance = RECIPES[size]
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     smoke = ["smoke"] if "smoke" in parts else []
     config = base(",".join([f"llamagen_{size}", "384", *smoke]))
     config.generator.plan = "par"

@@ -8,11 +8,9 @@ than ten crops. Published FID at 256x256 (88 steps): L 2.55, XL 2.25, XXL 2.15. 
 The repository's schedule, and its rule of leaving out updates of a gradient norm above 10.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import imagenet
 from imgen.errors import UserError
 
 SIZES = ("randar_l", "randar_xl", "randar_xxl")
@@ -24,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     chosen = [part for part in parts if part in SIZES]
     if len(chosen) != 1:
         raise UserError(f"configs/randar.py:ARG names one of {', '.join(SIZES)}")
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     size, smoke = chosen[0].removeprefix("randar_"), "smoke" in parts
     config = base(f"llamagen_{size}" + (",smoke" if smoke else ""))
     config.generator.plan = "random"

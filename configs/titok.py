@@ -15,11 +15,9 @@ Published rFID: L-32 2.21, B-64 1.70, S-128 1.71; BL-64 2.06, BL-128 1.49, SL-25
 configs/vq.py:maskgit_vqgan,smoke.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import vq
 from imgen.config import choose
 from imgen.errors import UserError
 
@@ -37,7 +35,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     name, options = choose(arg, SIZES, __file__)
     if name not in TWO_STAGES and "stage1" in options:
         raise UserError(f"configs/titok.py: stage1 is for {', '.join(TWO_STAGES)}")
-    base = runpy.run_path(str(Path(__file__).with_name("vq.py")))["get_config"]
+    base = vq.get_config
     config = base("maskgit_vqgan,smoke" if "smoke" in options else "vq16")
     proxy = config.tokenizer.to_dict()  # of the smoke variant; MaskGIT's own is the models' default
     config.tokenizer = dict(name=name, dtype="bfloat16")

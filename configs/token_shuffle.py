@@ -9,11 +9,9 @@ fresh). No data source gives text tokens yet: the recipe builds, and `smoke` tra
 Learning rate and z-loss weight are not all published; see the comments.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import imagenet
 from imgen.errors import UserError
 from imgen.generators.presets import TOKEN_SHUFFLE
 
@@ -29,7 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if len(chosen) != 1:
         raise UserError(f"configs/token_shuffle.py:ARG names one of {', '.join(SIZES)}")
     image_size, window, z_loss = STAGES[chosen[0]]
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     config = base("llamagen_b" + (",smoke" if "smoke" in parts else ""))
     config.generator.update(plan="token_shuffle", window=window)
     stage = config.train.generator

@@ -16,11 +16,9 @@ shares (`--config.generator.entity_options.side=4`).
 `smoke` trains a narrow one on shapes in seconds.
 """
 
-import runpy
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from configs import imagenet
 from imgen.config import choose
 from imgen.generators.presets import XAR
 
@@ -36,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     size, options = choose(arg, SIZES, __file__)
     smoke = "smoke" in options
     steps, guidance = SAMPLING[size]
-    base = runpy.run_path(str(Path(__file__).with_name("imagenet.py")))["get_config"]
+    base = imagenet.get_config
     config = base("llamagen_b,smoke" if smoke else "llamagen_b")
     config.generator = dict(
         name="xar",

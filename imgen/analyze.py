@@ -20,18 +20,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgen import analysis_page, cli, config
-from imgen.data.latents import Latents
+from imgen import config
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import EvalCodes
+from imgen.data.stored import Latents
 from imgen.errors import UserError
-from imgen.evaluation.scans import SCANS, scan_order
-from imgen.evaluation.token_report import analyse
+from imgen.evaluation.tokens.report import analyse
+from imgen.evaluation.tokens.scans import SCANS, scan_order
 from imgen.latents import LatentSpec
-from imgen.runs import load_tokenizer
-from imgen.stages import eval_transform, open_split, reading
-from imgen.training import prefetch
-from imgen.training.progress import Progress
+from imgen.parallel import prefetch
+from imgen.report import code_statistics as analysis_page
+from imgen.report.progress import Progress
+from imgen.runs import cli
+from imgen.runs.stages import eval_transform, open_split, reading
+from imgen.runs.trained import load_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,11 +27,15 @@ from typing import Any
 
 import numpy as np
 
-from imgen import cli, config, paths, runs, weights
+from imgen import config
 from imgen.errors import UserError, did_you_mean
 from imgen.interop import clip, inception, lpips, tokenizers
 from imgen.interop.files import read_arrays
 from imgen.interop.system import System
+from imgen.params import files as weights
+from imgen.params import paths
+from imgen.runs import cli
+from imgen.runs import trained as runs
 
 log = logging.getLogger("imgen.convert")
 TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")

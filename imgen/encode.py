@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from imgen import cli, config
+from imgen import config
 from imgen.data import make_source
-from imgen.data.latents import LatentsWriter
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import StoredViews
-from imgen.runs import TrainedTokenizer, fingerprint, load_tokenizer
-from imgen.stages import open_split, reading
-from imgen.training.progress import Progress
+from imgen.data.stored import LatentsWriter
+from imgen.report.progress import Progress
+from imgen.runs import cli
+from imgen.runs.stages import open_split, reading
+from imgen.runs.trained import TrainedTokenizer, fingerprint, load_tokenizer
 
 log = logging.getLogger("imgen.encode")
 

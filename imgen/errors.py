@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early on purpose; `imgen.cli` turns them into exit statuses."""
+"""The two ways in which a run ends early on purpose; `imgen.runs.cli` turns them into exit statuses."""
 
 import difflib
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ AlexNet's weights (--lpips_weights) and says which: lpips_vgg, lpips_alex. --res
 first, as LlamaGen's of 384. Published values are compared with samples of imgen.sample's samples.npz, which
 tells how they were drawn, and of a run; not with files that don't tell.
 `--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
-(`imgen.evaluation.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
+(`imgen.evaluation.prompts.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
 """
 
 import dataclasses
@@ -42,13 +42,19 @@ from typing import Any
 
 import jax
 
-from imgen import cli, config, distribution, drawing, paths, run_metrics
+from imgen import config
 from imgen.errors import UserError
-from imgen.evaluation import replay, results_file
-from imgen.evaluation.clip_score import PAPER_SCALE, PERCENT
-from imgen.evaluation.distances import check_metrics
-from imgen.evaluation.feature_networks import FEATURES
-from imgen.subjects import Request
+from imgen.evaluation.networks.registry import FEATURES
+from imgen.evaluation.prompts import replay
+from imgen.evaluation.prompts.clip_score import PAPER_SCALE, PERCENT
+from imgen.evaluation.results import results_file
+from imgen.evaluation.sets.distances import check_metrics
+from imgen.params import paths
+from imgen.runs import cli
+from imgen.runs import held_out as run_metrics
+from imgen.runs import measuring as distribution
+from imgen.runs import sampling as drawing
+from imgen.runs.measured_images import Request
 from imgen.training.sampling import LABELS
 
 log = logging.getLogger("imgen.evaluate")

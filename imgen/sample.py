@@ -20,18 +20,21 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgen import cli, config, drawing, images
+from imgen import config
 from imgen.data.loader import eval_batches
 from imgen.errors import UserError
-from imgen.evaluation import sample_files
-from imgen.runs import load_tokenizer
-from imgen.stages import eval_transform, open_source, reading
-from imgen.training import prefetch
+from imgen.evaluation.images import sample_files
+from imgen.parallel import prefetch
+from imgen.parallel.mesh import batch_sharding, make_mesh, replicated, whole_batch
+from imgen.report import pixels as images
+from imgen.report.progress import Progress
+from imgen.runs import cli
+from imgen.runs import sampling as drawing
+from imgen.runs.stages import eval_transform, open_source, reading
+from imgen.runs.trained import load_tokenizer
 from imgen.training.generator_task import sampler
-from imgen.training.progress import Progress
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
 from imgen.training.sampling import num_classes, sample_set
-from imgen.training.sharding import batch_sharding, make_mesh, replicated, whole_batch
 
 log = logging.getLogger("imgen.sample")
 

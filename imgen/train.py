@@ -16,15 +16,16 @@ from pathlib import Path
 
 import jax
 
-from imgen import cli, config
-from imgen.checks import check
-from imgen.construct import construct
+from imgen import config
+from imgen.config.construct import construct
 from imgen.errors import UserError
-from imgen.stages import STAGES, build_stages, has_checkpoint
+from imgen.parallel.mesh import make_mesh
+from imgen.report.metrics_log import MetricWriter, read_metrics
+from imgen.report.run_page import summary_text, write_report
+from imgen.runs import cli
+from imgen.runs.checks import check
+from imgen.runs.stages import STAGES, build_stages, has_checkpoint
 from imgen.training.loop import train_stage
-from imgen.training.metrics import MetricWriter, read_metrics
-from imgen.training.report import summary_text, write_report
-from imgen.training.sharding import make_mesh
 
 log = logging.getLogger("imgen.train")
 

@@ -3,9 +3,9 @@
 import inspect
 
 from imgen.data.folder import Folder
-from imgen.data.latents import Latents
 from imgen.data.shapes import Shapes
 from imgen.data.source import Source
+from imgen.data.stored import Latents
 from imgen.data.tfds import Tfds
 from imgen.errors import UserError
 

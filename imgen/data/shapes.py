@@ -2,7 +2,7 @@
 
 Every picture is a pure function of (seed, index): one anti-aliased shape in a named colour on a
 light or dark background with a soft gradient. The class label is shape * len(COLOURS) + colour, so
-`imgen.evaluation.shapes` can say without any learning whether a generated picture is what was
+`imgen.evaluation.prompts.shapes_check` can say without any learning whether a generated picture is what was
 asked for.
 """
 

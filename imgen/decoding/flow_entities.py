@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import flow
 from imgen.decoding.guidance import Guidance, ramp_weights
+from imgen.diffusion import flow
 from imgen.generators.arrays import fold, sample_keys
 from imgen.generators.transformer import unstack_layers
 from imgen.generators.xar import XAR, FlowBlock, time_index

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgen.decoding.confidence import confidence, keep_decided, still_masked
 from imgen.decoding.filters import Filters, draw, draw_bits
 from imgen.decoding.guidance import Guidance, guidance_weights, guide
-from imgen.decoding.masked import confidence, keep_decided, still_masked
 from imgen.decoding.schedule import Segment, make_schedule
 from imgen.errors import UserError
 from imgen.generators.arrays import Purpose, fold, join_valid, permute, sample_keys

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from imgen.conditioning import CONDITIONERS
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.generators import xar
 from imgen.generators.bit_diffusion import BitDiffusion

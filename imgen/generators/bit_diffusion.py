@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import bits
 from imgen.generators.arrays import content_keys
 from imgen.generators.heads import BitEmbedding
 from imgen.generators.transformer import Transformer, modulate, modulation
+from imgen.latents import bits
 from imgen.nn.attention import Places
 from imgen.nn.mlp import Init, kernel_init
 

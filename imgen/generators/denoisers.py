@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import diffusion, flow
+from imgen.diffusion import flow
+from imgen.diffusion import gaussian as diffusion
 from imgen.errors import UserError
 from imgen.nn.adaln import Modulation, layer_norm, modulate
-from imgen.nn.constrain import constrain
 from imgen.nn.mlp import GatedMLP, Init, kernel_init
 from imgen.nn.time_embedding import TimeEmbedding
+from imgen.parallel.constrain import constrain
 
 FeedForward = Literal["silu", "swiglu"]
 NORM_EPS = 1e-6
@@ -273,7 +274,7 @@ def predictor(
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionHead(DenoisingHead):
-    """MAR's head: Gaussian diffusion with a learned variance (`imgen.diffusion`), told the original step.
+    """MAR's head: Gaussian diffusion with a learned variance (`imgen.diffusion.gaussian`).
 
     steps: of sampling, out of `train_steps`.   In sampling the temperature multiplies the noise of the steps,
     and guidance acts on the noise that is predicted; the variance is the conditional one.
@@ -321,7 +322,7 @@ class DiffusionHead(DenoisingHead):
 
 @dataclasses.dataclass(frozen=True)
 class FlowHead(DenoisingHead):
-    """A rectified flow (`imgen.flow`): the MLP is told 1000 t and gives the velocity eps - x0.
+    """A rectified flow (`imgen.diffusion.flow`): the MLP is told 1000 t and gives the velocity eps - x0.
 
     times: how training times are drawn, see `flow.sample_times`.
     steps, solver: of sampling, see `flow.solve`.   shift: of its times, see `flow.shift_times`.

@@ -20,11 +20,11 @@ from imgen.generators.plan import Kind, Plan
 from imgen.generators.positions import Position, check_position, rotary_places, table_places
 from imgen.generators.transformer import Transformer
 from imgen.nn.attention import Places
-from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout
 from imgen.nn.mlp import Init, embedding_init, swiglu_hidden
 from imgen.nn.norms import RMSNorm
 from imgen.nn.rope import NullRow, rotate
+from imgen.parallel.constrain import constrain
 
 
 class Generator(nn.Module):

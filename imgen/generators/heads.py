@@ -13,14 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgen import bits
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.generators.denoisers import DiffusionHead, FlowHead
-from imgen.latents import LatentSpec
-from imgen.nn.constrain import constrain
+from imgen.latents import LatentSpec, bits
 from imgen.nn.logits import Logits, LogitsGeneral
 from imgen.nn.mlp import Init, embedding_init, kernel_init
+from imgen.parallel.constrain import constrain
 
 
 class Head(Protocol):

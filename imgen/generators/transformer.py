@@ -12,10 +12,10 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.nn.attention import Attention, KVCache, Places
-from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout, DropPath
 from imgen.nn.mlp import GatedMLP, GeluMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm
+from imgen.parallel.constrain import constrain
 
 REMAT_POLICIES = {
     "full": None,  # keep nothing but the layer's input

@@ -1,7 +1,7 @@
 """Next-X prediction: one transformer that gives the flow's velocity of each entity, the noisy or finished
 entities before it being its context.
 
-Shapes: B batch, L tokens, N entities, D width, C channels of a latent. Times as in `imgen.flow`: 1 is noise.
+Shapes: B batch, L tokens, N entities, D width, C channels of a latent. Time 1 is noise.
 Source: "Beyond Next-Token: Next-X Prediction for Autoregressive Visual Generation"; OliverRensu/xAR,
 models/xar.py.
 """
@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit, ndtri
 
-from imgen import flow
+from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.generators.entities import Entities
 from imgen.generators.transformer import REMAT_POLICIES
 from imgen.nn.adaln import Modulation
 from imgen.nn.attention import Attention, KVCache, Places
-from imgen.nn.constrain import constrain
 from imgen.nn.mlp import GatedMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm, rms_norm
 from imgen.nn.rope import rotary_angles
 from imgen.nn.time_embedding import TimeEmbedding
+from imgen.parallel.constrain import constrain
 
 EVALUATION_ROUNDS = 8  # times of each entity at which evaluation looks
 TIME_STEPS = 1000  # the network is told floor(1000 t)

@@ -19,14 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from imgen.conditioning.clip import (
-    CLIP,
-    SIZES,
-    ImageTower,
-    TextTower,
-    abstract_params,
-    size_name,
-)
+from imgen.conditioning.clip import CLIP, SIZES, ImageTower, TextTower, abstract_params, size_name
 from imgen.errors import UserError
 from imgen.interop.files import read_arrays
 from imgen.interop.system import System

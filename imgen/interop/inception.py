@@ -4,7 +4,7 @@ Both projects publish the same weights (pt_inception-2015-12-05-6726825d.pth,
 weights-inception-2015-12-05-6726825d.pth). Layers have the same names there and here.
 """
 
-from imgen.evaluation.inception import SHA256, abstract_params, conv_paths
+from imgen.evaluation.networks.inception import SHA256, abstract_params, conv_paths
 from imgen.interop.system import by_table
 from imgen.interop.table import CONV, Row, layer
 

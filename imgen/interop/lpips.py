@@ -15,7 +15,7 @@ from imgen.errors import UserError
 from imgen.interop.files import read_arrays
 from imgen.interop.system import System
 from imgen.interop.table import CONV, Row, Transform, from_official, to_official
-from imgen.tokenizers.lpips import TRUNKS, VGG16, Params, Trunk, abstract_params
+from imgen.tokenizers.losses.lpips import TRUNKS, VGG16, Params, Trunk, abstract_params
 
 IGNORED = (
     r"scaling_layer\.(shift|scale)",

@@ -8,15 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imgen.interop.table import (
-    CONV,
-    Row,
-    cut_layer,
-    from_official,
-    layer,
-    norm,
-    to_official,
-)
+from imgen.interop.table import CONV, Row, cut_layer, from_official, layer, norm, to_official
 from imgen.interop.titok import QKV, QKV_BIAS, TOKEN
 
 # `mean` and `scaling_factor` of the released config: latents are (z - mean) / scaling_factor.

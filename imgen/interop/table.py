@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from imgen import paths
 from imgen.errors import UserError
+from imgen.params import paths
 
 Names = str | tuple[str, ...]
 Arrays = np.ndarray | tuple[np.ndarray, ...]

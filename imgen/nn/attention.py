@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout, keep_mask
 from imgen.nn.mlp import Init, kernel_init
 from imgen.nn.norms import RMSNorm
 from imgen.nn.rope import rotate
+from imgen.parallel.constrain import constrain
 
 
 class KVCache(NamedTuple):

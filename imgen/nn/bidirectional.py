@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from imgen.nn.attention import attend
 from imgen.nn.axial_rope import Pairing, Rotation, rotate
-from imgen.nn.constrain import constrain
 from imgen.nn.mlp import GatedMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm
+from imgen.parallel.constrain import constrain
 
 
 class SelfAttention(nn.Module):

@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgen.nn.constrain import constrain
 from imgen.nn.dropout import Dropout
+from imgen.parallel.constrain import constrain
 
 normal_init = nn.initializers.normal
 Init = float | Literal["torch", "xavier"]

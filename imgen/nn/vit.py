@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from imgen.errors import UserError
 from imgen.nn.attention import KVCache
-from imgen.nn.constrain import constrain
 from imgen.nn.mlp import ACTIVATIONS, GatedMLP
+from imgen.parallel.constrain import constrain
 
 MLP = Literal["gelu", "quick_gelu", "swiglu"]
 

@@ -27,7 +27,7 @@ argument `teacher` [B, M, F], a frozen model's features that it is to predict.
 """
 
 from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, mingtok, titok, vq
-from imgen.tokenizers.codes import StoredCodes
+from imgen.tokenizers.layout import StoredCodes
 
 TOKENIZERS = {
     "vq": vq.vq,

@@ -17,17 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.axial_rope import Pairing, Rotation, rotation
 from imgen.nn.bidirectional import Block
 from imgen.nn.conv import Conv, depth_to_space
 from imgen.nn.norms import RMSNorm
+from imgen.tokenizers.losses.repa import InnerTarget
+from imgen.tokenizers.losses.semantic import SemanticTarget, teacher_loss, with_heads
 from imgen.tokenizers.quantizers import Bernoulli, VectorQuantizer
 from imgen.tokenizers.ranges import whole_numbers
-from imgen.tokenizers.repa import InnerTarget
-from imgen.tokenizers.semantic import SemanticTarget, teacher_loss, with_heads
 
 NORM_EPS = 1e-6
 Size = tuple[int, int]

@@ -108,7 +108,7 @@ HALF = ("ch", "ch_mult", "groups", "dropout", "patch", "dtype")
 
 def passes_on(names: Sequence[str], to: Callable) -> Callable[[Builder], Builder]:
     """Says of a builder that its `**keywords` are these arguments of `to`: in its signature, in which
-    `imgen.construct` looks for what a config may say."""
+    `imgen.config.construct` looks for what a config may say."""
     theirs = inspect.signature(to).parameters
     passed = [theirs[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
 

@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv, depth_to_space
-from imgen.nn.masked import NORM_EPS, MemoryBlock
+from imgen.nn.masked_attention import NORM_EPS, MemoryBlock
 from imgen.nn.vit import ViT
+from imgen.tokenizers.losses.semantic import FeatureTarget, teacher_loss, with_heads
 from imgen.tokenizers.quantizers.base import l2_normalize, straight_through
 from imgen.tokenizers.quantizers.vector import VectorQuantizer
-from imgen.tokenizers.semantic import FeatureTarget, teacher_loss, with_heads
 
 INIT = nn.initializers.truncated_normal(0.02)  # positions and queries
 # Padding is not seen at all; the merger's 1e-6 would let it in where its scores are high.

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import flow
+from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.tokenizers.flextok_layers import FlowDecoder, RegisterEncoder
+from imgen.tokenizers.losses.repa import Projector
+from imgen.tokenizers.losses.semantic import make_head, teacher_loss
 from imgen.tokenizers.quantizers import FSQ, make_quantizer
-from imgen.tokenizers.repa import Projector
-from imgen.tokenizers.semantic import make_head, teacher_loss
 
 NESTED_DROPOUT = ("uniform", "pow2")
 

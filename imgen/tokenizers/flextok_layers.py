@@ -14,11 +14,11 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.nn.adaln import Modulation, layer_norm, modulate
-from imgen.nn.constrain import constrain
 from imgen.nn.conv import depth_to_space, space_to_depth
 from imgen.nn.mlp import GatedMLP
 from imgen.nn.positions import sincos_2d
 from imgen.nn.time_embedding import TimeEmbedding
+from imgen.parallel.constrain import constrain
 
 xavier = nn.initializers.xavier_uniform()
 

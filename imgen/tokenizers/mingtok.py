@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.attention import KVCache
 from imgen.nn.conv import depth_to_space
 from imgen.nn.vit import ViT
-from imgen.tokenizers.semantic import FeatureTarget, teacher_loss, with_heads
+from imgen.tokenizers.losses.semantic import FeatureTarget, teacher_loss, with_heads
 
 NORM_EPS = 1e-6
 normal = nn.initializers.normal(0.02)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import depth_to_space

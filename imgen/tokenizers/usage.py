@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.bits import sub_codes
 from imgen.latents import LatentSpec
+from imgen.latents.bits import sub_codes
 from imgen.tokenizers import codebook
 
 Tally = dict[str, jax.Array]

@@ -17,8 +17,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from imgen import paths
 from imgen.errors import UserError
+from imgen.params import paths
 from imgen.training.task import State
 
 CHECKSUMS = "checksums.json"

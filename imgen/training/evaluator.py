@@ -9,8 +9,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from imgen.training import prefetch
-from imgen.training.sharding import batch_sharding
+from imgen.parallel import prefetch
+from imgen.parallel.mesh import batch_sharding
 from imgen.training.task import State
 
 Poll = Callable[[], None]

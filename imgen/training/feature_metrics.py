@@ -18,9 +18,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from imgen.construct import construct
-from imgen.evaluation import reference
-from imgen.evaluation.distances import (
+from imgen.config.construct import construct
+from imgen.evaluation.images.image_set import ImageSet
+from imgen.evaluation.images.progress import with_progress
+from imgen.evaluation.networks.extractor import Extractor, Features, check_served
+from imgen.evaluation.networks.registry import load_network
+from imgen.evaluation.results.records import Protocol
+from imgen.evaluation.sets import statistics_file as reference
+from imgen.evaluation.sets.distances import (
     DISTANCES,
     OF_RECONSTRUCTIONS,
     Distance,
@@ -28,22 +33,17 @@ from imgen.evaluation.distances import (
     needs_of_reference,
     needs_of_samples,
 )
-from imgen.evaluation.feature_networks import load_network
-from imgen.evaluation.features import Extractor, Features, check_served
-from imgen.evaluation.image_sets import ImageSet
-from imgen.evaluation.records import Protocol
-from imgen.evaluation.references import (
+from imgen.evaluation.sets.reference import (
     check_reference,
     reconstruction_name,
     reference_features,
     stored,
 )
+from imgen.parallel.mesh import batch_sharding, whole_batch
 from imgen.training.evaluator import Evaluator, Poll
 from imgen.training.generator_task import GeneratorTask, averaged
-from imgen.training.image_progress import with_progress
 from imgen.training.reconstructions import reconstructed, reconstructor
 from imgen.training.sampling import num_classes, sample_labels, sample_set
-from imgen.training.sharding import batch_sharding, whole_batch
 from imgen.training.task import State
 from imgen.training.tokenizer_task import TokenizerTask
 

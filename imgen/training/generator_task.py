@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imgen import images
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.decoding import Filters, Guidance, check_drawing, draw_latents
 from imgen.errors import UserError
 from imgen.generators import Generator
-from imgen.nn.constrain import constrain
+from imgen.parallel.constrain import constrain
+from imgen.report import pixels as images
 from imgen.training import optim
 from imgen.training.gradients import accumulate
 from imgen.training.reconstructions import replicate

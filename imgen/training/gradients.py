@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from imgen.errors import UserError
-from imgen.nn.constrain import constrain
+from imgen.parallel.constrain import constrain
 
 
 def accumulate(

@@ -15,17 +15,17 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from imgen import images
 from imgen.errors import NonFiniteLoss, UserError
-from imgen.training import prefetch
+from imgen.parallel import prefetch
+from imgen.parallel.mesh import batch_sharding, check_batch_size, replicated
+from imgen.report import pixels as images
+from imgen.report.metrics_log import MetricWriter
+from imgen.report.overview import memory_note, parameter_table
+from imgen.report.progress import Progress
+from imgen.report.run_page import write_report
 from imgen.training.best import Best
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.evaluator import of_first_process, sum_over
-from imgen.training.metrics import MetricWriter
-from imgen.training.overview import memory_note, parameter_table
-from imgen.training.progress import Progress
-from imgen.training.report import write_report
-from imgen.training.sharding import batch_sharding, check_batch_size, replicated
 from imgen.training.signals import Interrupted, StopRequest
 from imgen.training.stage import Stage, checkpoint_dir
 from imgen.training.state import abstract_state, init_state, run_keys

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imgen import paths
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
+from imgen.params import paths
 
 SCALINGS: dict[str, Callable] = {
     "adamw": lambda b1, b2, eps: optax.scale_by_adam(b1, b2, eps),

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from imgen import images as pixels
-from imgen.evaluation.features import local_rows
-from imgen.evaluation.image_sets import Batches, ImageSet
+from imgen.evaluation.images.image_set import Batches, ImageSet
+from imgen.evaluation.networks.extractor import local_rows
 from imgen.generators.arrays import sample_keys
-from imgen.nn.constrain import constrain
-from imgen.training.prefetch import to_global
+from imgen.parallel.constrain import constrain
+from imgen.parallel.prefetch import to_global
+from imgen.report import pixels
 
 
 def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.evaluation.shapes import class_accuracy
+from imgen.evaluation.prompts.shapes_check import class_accuracy
 from imgen.training.evaluator import Poll
 from imgen.training.generator_task import GeneratorTask, averaged
 from imgen.training.reconstructions import replicate

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from imgen.errors import UserError
-from imgen.evaluation.features import local_rows
-from imgen.evaluation.image_sets import Batches, ImageSet
-from imgen.training.prefetch import to_global
+from imgen.evaluation.images.image_set import Batches, ImageSet
+from imgen.evaluation.networks.extractor import local_rows
+from imgen.parallel.prefetch import to_global
 
 LABELS = ("balanced", "random")
 

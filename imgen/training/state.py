@@ -2,7 +2,7 @@
 
 import jax
 
-from imgen.training.sharding import Rules, shardings
+from imgen.parallel.mesh import Rules, shardings
 from imgen.training.task import Batch, State, Task
 from imgen.training.warm_start import warm_start
 

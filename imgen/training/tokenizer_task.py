@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imgen import images as pixels
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
-from imgen.evaluation.reconstruction import likeness
+from imgen.evaluation.pairs.reconstruction import likeness
 from imgen.latents import LatentSpec
+from imgen.report import pixels
 from imgen.tokenizers import codebook, usage
-from imgen.tokenizers.adversary import Adversary, LastLayer
-from imgen.tokenizers.losses import RECONSTRUCTION, annealed
-from imgen.tokenizers.lpips import lpips
-from imgen.tokenizers.semantic import HEADS, heads_of
-from imgen.tokenizers.sharding import SHARDING_RULES
+from imgen.tokenizers.losses.adversary import Adversary, LastLayer
+from imgen.tokenizers.losses.lpips import lpips
+from imgen.tokenizers.losses.semantic import HEADS, heads_of
+from imgen.tokenizers.losses.terms import RECONSTRUCTION, annealed
+from imgen.tokenizers.sharding_rules import SHARDING_RULES
 from imgen.training import latent_care, optim
 from imgen.training.gradients import accumulate
 from imgen.training.reconstructions import (

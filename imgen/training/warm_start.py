@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from imgen import paths
 from imgen.errors import UserError
+from imgen.params import paths
 from imgen.training.task import State
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 import json
 
 from benchmarks import compare_entities
-from imgen import cli, train
+from imgen import train
+from imgen.runs import cli
 
 
 def test_the_command_trains_on_moments_measures_and_goes_on(tmp_path, capsys):

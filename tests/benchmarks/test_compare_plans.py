@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import compare_plans
-from imgen import cli, config, train
+from imgen import config, train
+from imgen.runs import cli
 
 
 def test_every_plan_gets_as_many_parameters_as_the_first():

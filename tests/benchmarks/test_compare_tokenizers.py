@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import compare_tokenizers
-from imgen import cli
+from imgen.runs import cli
 
 
 def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import inception_speed
-from imgen import cli
+from imgen.runs import cli
 
 
 def test_without_pytorch_it_says_what_to_install(capsys, monkeypatch):

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import metrics_cost
-from imgen import cli
+from imgen.runs import cli
 
 
 def test_each_statistic_is_measured(capsys):

@@ -5,7 +5,8 @@ import sys
 
 import jax
 
-from imgen import cli, evaluate
+from imgen import evaluate
+from imgen.runs import cli
 
 make_mesh = jax.make_mesh
 

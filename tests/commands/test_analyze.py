@@ -7,9 +7,10 @@ import types
 import numpy as np
 import pytest
 
-from imgen import analyze, cli, config
-from imgen.data.latents import LatentsWriter
+from imgen import analyze, config
+from imgen.data.stored import LatentsWriter
 from imgen.latents import LatentSpec
+from imgen.runs import cli
 
 IMAGES = 40
 

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from imgen import cli, config, convert, evaluate, paths, runs, train, weights
+from imgen import config, convert, evaluate, train
 from imgen.errors import UserError
-from imgen.evaluation import networks
-from imgen.evaluation.inception import abstract_params
-from imgen.evaluation.records import Protocol
+from imgen.evaluation.networks import network as networks
+from imgen.evaluation.networks.inception import abstract_params
+from imgen.evaluation.results.records import Protocol
 from imgen.interop import clip, inception, taming, tokenizers
 from imgen.interop import lpips as lpips_layout
 from imgen.interop.system import by_table
 from imgen.interop.table import LINEAR, Row, to_official
-from imgen.tokenizers import lpips
+from imgen.params import files as weights
+from imgen.params import paths
+from imgen.runs import cli
+from imgen.runs import trained as runs
+from imgen.tokenizers.losses import lpips
 from tests.conditioning.tiny_clip import random_params, tiny_clip
 
 STATE = {

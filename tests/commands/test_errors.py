@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from imgen import cli, config, evaluate, sample, train
+from imgen import config, evaluate, sample, train
+from imgen.runs import cli
 from tests.data.tiny import write_tfds
 
 QUICK = "configs/quickstart.py:smoke"
@@ -141,9 +142,9 @@ def test_what_is_wrong_with_the_second_stage_is_said_before_the_first(
 def test_what_a_config_file_has_wrong(capsys, tmp_path, change, words):
     path = tmp_path / "mine.py"
     path.write_text(
-        "import runpy\n"
+        "from configs import quickstart\n"
         "def get_config():\n"
-        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        "    config = quickstart.get_config('smoke').unlock()\n"
         f"    {change}\n"
         "    return config\n"
     )

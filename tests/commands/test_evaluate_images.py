@@ -9,16 +9,17 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from imgen import cli, evaluate
+from imgen import evaluate
 from imgen.conditioning import clip_bpe
-from imgen.evaluation import sample_files
-from imgen.evaluation.clip_embed import embed_images, embed_texts
-from imgen.evaluation.clip_images import resize_then_square, square_then_resize
-from imgen.evaluation.cmmd import cmmd
+from imgen.evaluation.images import sample_files
+from imgen.evaluation.networks.clip_embeddings import embed_images, embed_texts
+from imgen.evaluation.networks.clip_input import resize_then_square, square_then_resize
+from imgen.evaluation.sets.cmmd import cmmd
 from imgen.interop import clip
 from imgen.interop.lpips import rows
 from imgen.interop.table import to_official
-from imgen.tokenizers import lpips
+from imgen.runs import cli
+from imgen.tokenizers.losses import lpips
 from tests.conditioning.tiny_clip import write_clip
 from tests.data.tiny import write_tfds
 from tests.evaluation.toy_network import pictures, untrained_weights
@@ -212,9 +213,9 @@ def test_mistakes_show_before_anything_is_measured(files, tmp_path, capsys, monk
     def measured(*_, **__):
         raise AssertionError("something was measured")
 
-    monkeypatch.setattr("imgen.evaluation.features.Extractor.__call__", measured)
-    monkeypatch.setattr("imgen.distribution.one_pass", measured)
-    monkeypatch.setattr("imgen.distribution.pair_means", measured)
+    monkeypatch.setattr("imgen.evaluation.networks.extractor.Extractor.__call__", measured)
+    monkeypatch.setattr("imgen.runs.measuring.one_pass", measured)
+    monkeypatch.setattr("imgen.runs.measuring.pair_means", measured)
     np.savez(tmp_path / "unread.npz", arr_0=np.zeros(3))
     (tmp_path / "statistics.npz").mkdir()
     by_clip = ["--clip_weights", "clip"]
@@ -300,7 +301,7 @@ def test_protocols_know_the_samples_and_is_does_not_depend_on_other_metrics(
 
 
 def test_a_result_that_is_not_finite_is_named_and_not_printed(files, capsys, monkeypatch):
-    monkeypatch.setattr("imgen.distribution.pair_means", lambda *_: ({"psnr": np.nan}, 0))
+    monkeypatch.setattr("imgen.runs.measuring.pair_means", lambda *_: ({"psnr": np.nan}, 0))
     common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr"]
     status, _, err = run(capsys, files, *common)
     assert status == 2 and "results/psnr/20/value is nan" in err
@@ -313,7 +314,7 @@ def test_a_metric_that_is_named_twice_is_measured_once(files, capsys, monkeypatc
         asked.extend(metrics)
         return {"psnr": 1.0}, 0
 
-    monkeypatch.setattr("imgen.distribution.pair_means", means)
+    monkeypatch.setattr("imgen.runs.measuring.pair_means", means)
     common = ["--samples", "a.npz", "--reference", "b.npz", "--metrics", "psnr,ssim,psnr"]
     assert run(capsys, files, *common)[0] == 0 and asked == ["psnr", "ssim"]
 

@@ -10,7 +10,8 @@ import time
 import pytest
 from PIL import Image
 
-from imgen import cli, evaluate
+from imgen import evaluate
+from imgen.runs import cli
 from tests.conditioning.tiny_clip import write_clip
 from tests.evaluation.toy_network import untrained_weights
 from tests.training.killing import exact_rows, run
@@ -109,9 +110,9 @@ def test_a_mistake_that_one_process_meets_ends_both(tmp_path):
     Image.new("RGB", (40, 32)).save(folder / "07.png")
     config = tmp_path / "mine.py"
     config.write_text(
-        "import runpy\n"
+        "from configs import quickstart\n"
         "def get_config():\n"
-        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        "    config = quickstart.get_config('smoke').unlock()\n"
         f"    config.data.source = dict(name='folder', path={str(tmp_path / 'images')!r})\n"
         "    config.data.train = dict(split='train'); config.data.eval = dict(split='val')\n"
         "    del config.train['generator']\n"

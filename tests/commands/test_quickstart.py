@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgen import cli, encode, evaluate, sample, train
-from imgen.training.metrics import read_metrics
+from imgen import encode, evaluate, sample, train
+from imgen.report.metrics_log import read_metrics
+from imgen.runs import cli
 from tests.evaluation.toy_network import untrained_weights
 from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
 
@@ -32,9 +33,9 @@ def trained(tmp_path_factory, weights):
     folder = tmp_path_factory.mktemp("quickstart")
     workdir, path = folder / "run", folder / "measured.py"
     path.write_text(
-        "import runpy\n"
+        "from configs import quickstart\n"
         "def get_config():\n"
-        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        "    config = quickstart.get_config('smoke').unlock()\n"
         f"    how = dict(features='fd_cifar', weights={weights!r}, num=40, batch_size=4)\n"
         "    config.train.tokenizer.sample_eval = how\n"
         "    config.train.tokenizer.keep_best = dict(metric='psnr', mode='max')\n"
@@ -233,9 +234,9 @@ def test_a_generator_goes_on_from_another_run_which_may_then_go(trained, tmp_pat
     source, config = tmp_path / "source", tmp_path / "start.py"
     shutil.copytree(trained, source)
     config.write_text(
-        "import runpy\n"
+        "from configs import quickstart\n"
         "def get_config():\n"
-        "    config = runpy.run_path('configs/quickstart.py')['get_config']('smoke').unlock()\n"
+        "    config = quickstart.get_config('smoke').unlock()\n"
         f"    config.init = dict(tokenizer={str(source)!r}, generator={str(source)!r})\n"
         "    del config.train['tokenizer']\n"
         "    config.train.generator.update(steps=4, ema_decay=0.9, checkpoint_every=2)\n"

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgen import cli, config, encode, evaluate, paths, sample, train
+from imgen import config, encode, evaluate, sample, train
 from imgen.data import make_source
-from imgen.runs import load_tokenizer
+from imgen.params import paths
+from imgen.runs import cli
+from imgen.runs.trained import load_tokenizer
 from tests.evaluation.toy_network import untrained_weights
 
 SMALL = "configs/small_tokenizers.py"
@@ -154,10 +156,10 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
     overrides.append("train.tokenizer.checkpoint_every=2")
     measuring, weights = tmp_path / "measured.py", untrained_weights(tmp_path / "fd.safetensors")
     measuring.write_text(
-        "import runpy\n"
+        "from configs import small_tokenizers\n"
         "ARGS = ('flextok', 'smoke')\n"
         "def get_config(arg):\n"
-        f"    config = runpy.run_path({SMALL!r})['get_config'](arg).unlock()\n"
+        f"    config = small_tokenizers.get_config(arg).unlock()\n"
         f"    how = dict(features='fd_cifar', weights={weights!r}, metrics=('fid',), batch_size=1)\n"
         "    config.train.tokenizer.sample_eval = how\n"
         "    return config\n"

@@ -4,7 +4,7 @@ from PIL import Image, ImageFilter
 
 from imgen.data.shapes import CLASS_NAMES, NUM_CLASSES, Shapes
 from imgen.errors import UserError
-from imgen.evaluation.shapes import class_accuracy, classify
+from imgen.evaluation.prompts.shapes_check import class_accuracy, classify
 
 
 def pictures(count, **kwargs):

@@ -3,15 +3,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from imgen import cli, train
-from imgen.checks import check
+from imgen import train
 from imgen.config import load_config
 from imgen.data import make_source
 from imgen.data.loader import train_batches
 from imgen.data.preprocess import TrainImages
 from imgen.data.teacher import WithTeacher
 from imgen.errors import UserError
-from imgen.training.sharding import make_mesh
+from imgen.parallel.mesh import make_mesh
+from imgen.runs import cli
+from imgen.runs.checks import check
 
 
 def test_each_image_comes_with_its_own_features(tmp_path):

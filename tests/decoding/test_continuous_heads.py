@@ -14,8 +14,8 @@ from imgen.errors import UserError
 from imgen.generators.arrays import Purpose, content_keys, fold, sample_keys
 from imgen.generators.orders import raster
 from imgen.generators.plan import Kind
+from imgen.parallel.mesh import make_mesh, specs
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.sharding import make_mesh, specs
 from tests.generators.test_generator import build
 
 CHANNELS = 3

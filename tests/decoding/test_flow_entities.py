@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import flow
 from imgen.conditioning import ClassLabels
 from imgen.decoding import Filters, Guidance, check_drawing, flow_entities
+from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.generators import ENTITIES, make_xar
 from imgen.generators.entities import Entities

@@ -6,12 +6,13 @@ import pytest
 from jax.sharding import Mesh
 
 from imgen.errors import UserError
-from imgen.evaluation import bfloat16_filter, clip_score, neighbours, precision_recall
-from imgen.evaluation.cmmd import cmmd
-from imgen.evaluation.inception_score import inception_score, inception_score_shuffled
-from imgen.evaluation.kernel_distance import kernel_distance, squared_mmd
-from imgen.evaluation.zero_shot import class_embeddings, zero_shot_logits
-from imgen.training.sharding import make_mesh
+from imgen.evaluation.prompts import clip_score
+from imgen.evaluation.prompts.zero_shot import class_embeddings, zero_shot_logits
+from imgen.evaluation.sets import bfloat16_filter, neighbours, precision_recall
+from imgen.evaluation.sets.cmmd import cmmd
+from imgen.evaluation.sets.inception_score import inception_score, inception_score_shuffled
+from imgen.evaluation.sets.kernel_distance import kernel_distance, squared_mmd
+from imgen.parallel.mesh import make_mesh
 
 
 def normal(*shape, seed=0):
@@ -141,7 +142,9 @@ def test_bounds_of_bfloat16_hold_where_rounding_is_worst():
 
 def test_devices_share_the_work_and_change_nothing(monkeypatch):
     x, y = normal(300, 16), normal(150, 16, seed=1)
-    monkeypatch.setattr("imgen.evaluation.cmmd.BLOCK", 100)  # 100 and 50 rows are no multiples of 8
+    monkeypatch.setattr(
+        "imgen.evaluation.sets.cmmd.BLOCK", 100
+    )  # 100 and 50 rows are no multiples of 8
     found = []
     for devices in (1, 8):
         mesh = Mesh(np.array(jax.local_devices()[:devices]), ("rows",))
@@ -167,7 +170,7 @@ def test_a_missing_mode_costs_recall_and_not_precision():
 
 
 def test_cmmd_keeps_its_digits_and_ignores_length(monkeypatch):
-    monkeypatch.setattr("imgen.evaluation.cmmd.BLOCK", 32)
+    monkeypatch.setattr("imgen.evaluation.sets.cmmd.BLOCK", 32)
     x, y = normal(70, 24), normal(50, 24, seed=1) + 0.2
 
     def unit(v):

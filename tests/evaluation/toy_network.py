@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.evaluation.cifar_features import Classifier, save
-from imgen.evaluation.image_sets import ImageSet, padded
-from imgen.evaluation.networks import FeatureNetwork
+from imgen.evaluation.images.image_set import ImageSet, padded
+from imgen.evaluation.networks.cifar import Classifier, save
+from imgen.evaluation.networks.network import FeatureNetwork
 
 
 def toy_network(width=6, broken=False, name="toy", hash="00000000"):

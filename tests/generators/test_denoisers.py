@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import diffusion
+from imgen.diffusion import gaussian as diffusion
 from imgen.errors import UserError
 from imgen.generators.denoisers import MAR, DiffusionHead, FlowHead, renorm
 

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import paths
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.interop import elm_bae, kl_vae, maskgit_vqgan, taming
 from imgen.interop.table import from_official, to_official
+from imgen.params import paths
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.quantizers import QUANTIZERS
 from imgen.tokenizers.quantizers.gaussian import Gaussian, posterior, sample

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imgen.errors import UserError
-from imgen.nn.masked import masked_softmax
+from imgen.nn.masked_attention import masked_softmax
 from imgen.tokenizers.dynamic import Merger, dynamic, keep_mask, pack_order
 from tests.tokenizers.random_params import random_params
 

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import flow, paths
+from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
 from imgen.nn.conv import depth_to_space, space_to_depth
 from imgen.nn.positions import sincos_2d
+from imgen.parallel.mesh import batch_sharding, make_mesh
+from imgen.params import paths
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.flextok import FlexTok, sample_keep
 from imgen.tokenizers.flextok_layers import RegisterTransformer, causal_last
-from imgen.tokenizers.repa import Projector
+from imgen.tokenizers.losses.repa import Projector
 from imgen.training.reconstructions import first_tokens
-from imgen.training.sharding import batch_sharding, make_mesh
 
 K = 8
 TINY = {

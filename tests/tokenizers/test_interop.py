@@ -7,8 +7,8 @@ from safetensors.numpy import save_file
 from imgen.errors import UserError
 from imgen.interop import llamagen_vq, lpips, patchgan
 from imgen.interop.table import LINEAR, Row, Transform, from_official, to_official
-from imgen.tokenizers.discriminators import PatchGAN
-from imgen.tokenizers.lpips import VGG16, abstract_params
+from imgen.tokenizers.losses.discriminators import PatchGAN
+from imgen.tokenizers.losses.lpips import VGG16, abstract_params
 from imgen.tokenizers.vq import vq
 
 

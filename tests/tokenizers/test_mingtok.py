@@ -9,8 +9,8 @@ from imgen import config
 from imgen.errors import UserError
 from imgen.interop import mingtok as interop
 from imgen.nn.attention import KVCache
-from imgen.paths import flatten
-from imgen.stages import evaluation_task
+from imgen.params.paths import flatten
+from imgen.runs.stages import evaluation_task
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.mingtok import MingTok, mingtok, random_mask
 from imgen.training.latent_care import put

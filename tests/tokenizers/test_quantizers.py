@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import bits
 from imgen.errors import UserError
+from imgen.latents import bits
+from imgen.parallel.mesh import batch_sharding, make_mesh
 from imgen.tokenizers import codebook
 from imgen.tokenizers.quantizers import (
     BSQ,
@@ -21,7 +22,6 @@ from imgen.tokenizers.quantizers import (
 from imgen.tokenizers.quantizers.chunks import map_rows, sum_rows
 from imgen.tokenizers.quantizers.entropy import bit_entropies, bit_entropy, group_probabilities
 from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
-from imgen.training.sharding import batch_sharding, make_mesh
 
 
 def test_chunked_search_equals_one_matmul_and_ties_take_the_smallest_index():

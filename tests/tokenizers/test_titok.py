@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 
 from imgen.errors import UserError
 from imgen.nn.vit import ViT
-from imgen.paths import flatten
-from imgen.runs import build_tokenizer
+from imgen.params.paths import flatten
+from imgen.runs.trained import build_tokenizer
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.quantizers import FSQ, Gaussian, VectorQuantizer
 from imgen.tokenizers.titok import PRESETS, SIZES, TiTok, causal_latents

@@ -8,15 +8,15 @@ import pytest
 
 from imgen import config
 from imgen.errors import UserError
-from imgen.paths import flatten
-from imgen.stages import evaluation_task
-from imgen.tokenizers.adversary import Adversary
+from imgen.parallel.mesh import batch_sharding, make_mesh
+from imgen.params.paths import flatten
+from imgen.runs.stages import evaluation_task
 from imgen.tokenizers.binary_1d import vq_1d
-from imgen.tokenizers.discriminators import PatchGAN
-from imgen.tokenizers.losses import annealed
-from imgen.tokenizers.lpips import abstract_params
+from imgen.tokenizers.losses.adversary import Adversary
+from imgen.tokenizers.losses.discriminators import PatchGAN
+from imgen.tokenizers.losses.lpips import abstract_params
+from imgen.tokenizers.losses.terms import annealed
 from imgen.tokenizers.vq import vq
-from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
 from tests.tokenizers.random_params import random_params

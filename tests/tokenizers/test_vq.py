@@ -8,7 +8,7 @@ import pytest
 from imgen.errors import UserError
 from imgen.nn.conv import GroupNorm, depth_to_space, space_to_depth
 from imgen.tokenizers import TOKENIZERS
-from imgen.tokenizers.discriminators import PatchGAN, StyleGANDiscriminator
+from imgen.tokenizers.losses.discriminators import PatchGAN, StyleGANDiscriminator
 from imgen.tokenizers.vq import vq
 
 TINY = {

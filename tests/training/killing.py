@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from imgen import paths
-from imgen.training.metrics import SPEED_FIELDS, read_metrics
+from imgen.params import paths
+from imgen.report.metrics_log import SPEED_FIELDS, read_metrics
 
 
 def run(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from imgen.errors import UserError
+from imgen.report.metrics_log import read_metrics
 from imgen.training.best import Best, KeepBest, best_dir
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.evaluator import Evaluator
-from imgen.training.metrics import read_metrics
 from imgen.training.signals import Interrupted
 from tests.training.killing import assert_same_run, final_arrays
 from tests.training.toy import toy_stage, train

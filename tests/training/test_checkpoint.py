@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from imgen.errors import UserError
+from imgen.parallel.mesh import make_mesh, shardings
 from imgen.training.checkpoint import CHECKSUMS, Checkpointer
-from imgen.training.sharding import make_mesh, shardings
 
 
 def state_of(step):

@@ -9,9 +9,9 @@ from PIL import Image
 
 from imgen.data.folder import Folder
 from imgen.data.preprocess import EvalImages
-from imgen.evaluation.image_sets import of_source, open_images
+from imgen.evaluation.images.image_set import of_source, open_images
+from imgen.parallel.mesh import make_mesh
 from imgen.training.feature_metrics import FeatureMetrics
-from imgen.training.sharding import make_mesh
 from tests.evaluation.toy_network import images_of, pictures, untrained_weights
 
 

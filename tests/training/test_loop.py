@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from imgen.errors import NonFiniteLoss, UserError
+from imgen.parallel.mesh import make_mesh
+from imgen.report.metrics_log import read_metrics
 from imgen.training.evaluator import Evaluator
-from imgen.training.metrics import read_metrics
-from imgen.training.sharding import make_mesh
 from imgen.training.signals import Interrupted
 from imgen.training.stage import Stage
 from tests.training.killing import assert_same_run

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from imgen.evaluation.image_sets import ImageSet, padded
+from imgen.evaluation.images.image_set import ImageSet, padded
+from imgen.parallel.mesh import batch_sharding, make_mesh, replicated
 from imgen.tokenizers.flextok import FlexTok
 from imgen.training.reconstructions import first_tokens, reconstructed, reconstructor, stripper
-from imgen.training.sharding import batch_sharding, make_mesh, replicated
 from tests.tokenizers.random_params import random_params
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 3)).astype(np.uint8)

@@ -7,10 +7,10 @@ import pytest
 from imgen import config
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
-from imgen.runs import build_generator, build_tokenizer
+from imgen.parallel.mesh import batch_sharding, make_mesh, replicated
+from imgen.runs.trained import build_generator, build_tokenizer
 from imgen.training.generator_task import sampler
 from imgen.training.sampling import sample_labels, sample_set
-from imgen.training.sharding import batch_sharding, make_mesh, replicated
 
 
 def test_labels_are_even_or_drawn_and_the_first_of_more():

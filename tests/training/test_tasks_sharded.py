@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from configs import small_tokenizers
-from imgen import paths
 from imgen.generators import make_generator, make_xar
 from imgen.latents import LatentSpec
-from imgen.runs import build_tokenizer
-from imgen.tokenizers.adversary import Adversary
-from imgen.tokenizers.discriminators import PatchGAN
+from imgen.parallel.mesh import batch_sharding, make_mesh
+from imgen.params import paths
+from imgen.runs.trained import build_tokenizer
+from imgen.tokenizers.losses.adversary import Adversary
+from imgen.tokenizers.losses.discriminators import PatchGAN
 from imgen.tokenizers.vq import vq
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.sharding import batch_sharding, make_mesh
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
 

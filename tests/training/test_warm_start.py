@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import paths
 from imgen.errors import UserError
 from imgen.generators import make_generator
 from imgen.latents import LatentSpec
-from imgen.runs import differences
+from imgen.parallel.mesh import make_mesh
+from imgen.params import paths
+from imgen.runs.trained import differences
 from imgen.tokenizers.titok import published
 from imgen.tokenizers.vq import vq
 from imgen.training.generator_task import SHARDING_RULES, GeneratorTask
-from imgen.training.sharding import make_mesh
 from imgen.training.state import abstract_state, init_state
 from imgen.training.warm_start import check_warm_start
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import cli
-from imgen.nn.constrain import constrain
+from imgen.parallel.constrain import constrain
+from imgen.parallel.mesh import make_mesh
+from imgen.report.metrics_log import MetricWriter
+from imgen.runs import cli
 from imgen.training import optim
 from imgen.training.gradients import accumulate
 from imgen.training.loop import train_stage
-from imgen.training.metrics import MetricWriter
-from imgen.training.sharding import make_mesh
 from imgen.training.stage import Stage
 
 WIDTH = 8

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from imgen.construct import construct
+from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.tokenizers.quantizers.bernoulli import Bernoulli
 from imgen.tokenizers.quantizers.fsq import FSQ

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen import bits as binary
+from imgen.latents import bits as binary
 from imgen.tokenizers.quantizers.base import Layout, Quantized
 
 

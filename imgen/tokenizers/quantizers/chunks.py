@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imgen.nn.constrain import LOGICAL_AXES
+from imgen.parallel.constrain import LOGICAL_AXES
 
 MAX_BYTES = 2**25  # with what a softmax and its gradient keep, a training step stays under 256 MiB
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen.bits import from_sub_codes, sub_width
+from imgen.latents.bits import from_sub_codes, sub_width
 from imgen.tokenizers.quantizers.chunks import sum_rows
 from imgen.tokenizers.quantizers.nearest import HIGHEST
 
@@ -82,7 +82,7 @@ def bit_entropy(logits: jax.Array) -> jax.Array:
 def group_probabilities(logits: jax.Array, parts: int) -> jax.Array:
     """Probability of every sub-code of independent bits: logits [N, D] -> [N, parts, 2^(D / parts)].
 
-    Sub-codes are in the order of `imgen.bits.sub_codes`.
+    Sub-codes are in the order of `imgen.latents.bits.sub_codes`.
     """
     width = sub_width(logits.shape[-1], parts)
     signs = 2.0 * from_sub_codes(jnp.arange(2**width)[:, None], width) - 1.0  # [2^width, width]

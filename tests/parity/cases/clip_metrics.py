@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from imgen.evaluation.clip_score import PAPER_SCALE, clip_score, cosines, ref_clip_score
-from imgen.evaluation.cmmd import cmmd
-from imgen.evaluation.vqa_score import vqa_score
-from imgen.evaluation.zero_shot import class_embeddings, zero_shot_logits
+from imgen.evaluation.prompts.clip_score import PAPER_SCALE, clip_score, cosines, ref_clip_score
+from imgen.evaluation.prompts.vqa_score import vqa_score
+from imgen.evaluation.prompts.zero_shot import class_embeddings, zero_shot_logits
+from imgen.evaluation.sets.cmmd import cmmd
 from tests.parity.golden import Golden
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import diffusion
+from imgen.diffusion import gaussian as diffusion
 from imgen.generators.denoisers import guide_twice, renorm
 from imgen.interop import denoisers
 from imgen.interop.table import from_official, to_official

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from imgen.evaluation.frechet import frechet_distance
-from imgen.evaluation.inception_score import inception_score, inception_score_shuffled
-from imgen.evaluation.kernel_distance import kernel_distance, squared_mmd
-from imgen.evaluation.moments import Moments, gaussian, merge
-from imgen.evaluation.precision_recall import precision_recall, squared_radii
+from imgen.evaluation.sets.frechet import frechet_distance
+from imgen.evaluation.sets.inception_score import inception_score, inception_score_shuffled
+from imgen.evaluation.sets.kernel_distance import kernel_distance, squared_mmd
+from imgen.evaluation.sets.moments import Moments, gaussian, merge
+from imgen.evaluation.sets.precision_recall import precision_recall, squared_radii
 from tests.parity.golden import Golden
 
 RTOL = 1e-6

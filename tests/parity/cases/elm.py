@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import bits
 from imgen.decoding import Filters, Guidance, decoding_params, generate
 from imgen.decoding.filters import filter_logits
 from imgen.decoding.guidance import guidance_weights, guide
 from imgen.interop.elm import generator_from_config, rows
+from imgen.latents import bits
 from tests.parity.cases.llamagen import import_params
 from tests.parity.golden import Golden
 

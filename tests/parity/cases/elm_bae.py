@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import bits as binary
 from imgen.interop.elm_bae import IGNORED, rows
 from imgen.interop.table import from_official, to_official
+from imgen.latents import bits as binary
 from imgen.tokenizers.bae import bae
 from tests.parity.compare import nchw, nhwc
 from tests.parity.golden import Golden

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import flow
+from imgen.diffusion import flow
 from imgen.interop import flextok
 from imgen.interop.table import from_official, to_official
 from imgen.latents import LatentSpec

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from imgen.evaluation import geneval, replay
-from imgen.evaluation.detections import Record
+from imgen.evaluation.prompts import geneval, replay
+from imgen.evaluation.prompts.detections import Record
 from tests.parity.golden import Golden
 
 

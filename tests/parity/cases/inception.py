@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.evaluation.inception import Inception
-from imgen.evaluation.inception_input import DIALECTS, resize
+from imgen.evaluation.networks.inception import Inception
+from imgen.evaluation.networks.inception_input import DIALECTS, resize
 from imgen.interop.inception import SYSTEM
 from tests.parity.golden import Golden
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import bits
 from imgen.conditioning import LayerText
 from imgen.decoding import Filters, decoding_params, generate
 from imgen.decoding.bit_diffusion import clean_probability, next_probability, times
@@ -19,6 +18,7 @@ from imgen.interop.instella import (
     tokenizer_rows,
 )
 from imgen.interop.table import from_official, to_official
+from imgen.latents import bits
 from tests.parity.compare import nchw, nhwc
 from tests.parity.golden import Golden
 

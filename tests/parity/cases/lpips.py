@@ -8,7 +8,7 @@ import numpy as np
 
 from imgen.interop import lpips as interop
 from imgen.interop.table import to_official
-from imgen.tokenizers.lpips import abstract_params, features, lpips, lpips_per_layer
+from imgen.tokenizers.losses.lpips import abstract_params, features, lpips, lpips_per_layer
 from tests.parity.compare import assert_close, nchw, nhwc
 from tests.parity.golden import Golden
 

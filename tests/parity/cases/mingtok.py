@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.interop import mingtok as interop
-from imgen.tokenizers.losses import RECONSTRUCTION
+from imgen.tokenizers.losses.terms import RECONSTRUCTION
 from imgen.tokenizers.mingtok import MingTok
 from tests.parity.compare import nchw, nhwc
 from tests.parity.golden import Golden

@@ -7,9 +7,10 @@ import numpy as np
 from imgen.interop import lpips as lpips_interop
 from imgen.interop import patchgan as interop
 from imgen.interop.table import CONV, from_official, to_official
-from imgen.tokenizers.adversary import Adversary, LastLayer
-from imgen.tokenizers.discriminators import PatchGAN
-from imgen.tokenizers.losses import (
+from imgen.tokenizers.losses.adversary import Adversary, LastLayer
+from imgen.tokenizers.losses.discriminators import PatchGAN
+from imgen.tokenizers.losses.lpips import lpips
+from imgen.tokenizers.losses.terms import (
     RECONSTRUCTION,
     adaptive_weight,
     hinge_d_loss,
@@ -17,7 +18,6 @@ from imgen.tokenizers.losses import (
     non_saturating_g_loss,
     vanilla_d_loss,
 )
-from imgen.tokenizers.lpips import lpips
 from tests.parity.compare import assert_close, nchw, nhwc
 from tests.parity.golden import Golden
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import bits
+from imgen.latents import bits
 from imgen.tokenizers import codebook
 from imgen.tokenizers.quantizers import BSQ, FSQ, IBQ, LFQ, VectorQuantizer
 from imgen.tokenizers.quantizers.base import l2_normalize

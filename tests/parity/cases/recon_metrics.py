@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.evaluation.codes import entropy
-from imgen.evaluation.reconstruction import psnr, ssim_gauss11, ssim_uniform7
+from imgen.evaluation.pairs.reconstruction import psnr, ssim_gauss11, ssim_uniform7
+from imgen.evaluation.tokens.baselines import entropy
 from imgen.interop import lpips as interop
 from imgen.latents import LatentSpec
 from imgen.tokenizers import usage
-from imgen.tokenizers.lpips import TRUNKS, lpips_per_layer
+from imgen.tokenizers.losses.lpips import TRUNKS, lpips_per_layer
 from tests.parity.golden import Golden
 
 

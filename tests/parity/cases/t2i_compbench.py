@@ -2,8 +2,8 @@
 
 import pytest
 
-from imgen.evaluation import replay, t2i_compbench
-from imgen.evaluation.detections import Record
+from imgen.evaluation.prompts import replay, t2i_compbench
+from imgen.evaluation.prompts.detections import Record
 from tests.parity.golden import Golden
 
 

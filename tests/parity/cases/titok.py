@@ -8,10 +8,10 @@ import numpy as np
 
 from imgen.interop import titok as interop
 from imgen.interop.table import Row, from_official, to_official
-from imgen.tokenizers.adversary import Adversary, LastLayer
 from imgen.tokenizers.conv import ConvTokenizer
-from imgen.tokenizers.discriminators import NLayerDiscriminator, low_pass
-from imgen.tokenizers.losses import hinge_d_loss, lecam_loss
+from imgen.tokenizers.losses.adversary import Adversary, LastLayer
+from imgen.tokenizers.losses.discriminators import NLayerDiscriminator, low_pass
+from imgen.tokenizers.losses.terms import hinge_d_loss, lecam_loss
 from imgen.tokenizers.quantizers import Gaussian, VectorQuantizer
 from imgen.tokenizers.quantizers.gaussian import posterior
 from imgen.tokenizers.quantizers.nearest import squared_distances

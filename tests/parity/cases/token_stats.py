@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from imgen.evaluation.token_stats import (
+from imgen.evaluation.tokens.statistics import (
     bit_statistics,
     granularity,
     ngram_counts,

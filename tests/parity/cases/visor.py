@@ -2,8 +2,8 @@
 
 import pytest
 
-from imgen.evaluation import replay, visor
-from imgen.evaluation.detections import Record
+from imgen.evaluation.prompts import replay, visor
+from imgen.evaluation.prompts.detections import Record
 from tests.parity.golden import Golden
 
 RENAMED = {"n_images_scored": "images", "n_prompts_scored": "prompts"}

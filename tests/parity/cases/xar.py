@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen import flow
 from imgen.decoding import flow_entities
 from imgen.decoding.guidance import Guidance
+from imgen.diffusion import flow
 from imgen.generators.xar import FlowBlock, time_index
 from imgen.interop import xar
 from imgen.interop.table import from_official, to_official
