@@ -35,7 +35,8 @@ from imgen.interop.system import System
 from imgen.params import files as weights
 from imgen.params import paths
 from imgen.runs import cli
-from imgen.runs import trained as runs
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import write_tokenizer_run
 
 log = logging.getLogger("imgen.convert")
 TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if heads and not system.heads_sha256:
         parser.error(f"--heads goes with {', '.join(lpips.SYSTEMS)}")
     if settings:
-        system = tokenizers.of_size(args.system, runs.build_tokenizer(settings)[0])
+        system = tokenizers.of_size(args.system, Experiment.build(settings).tokenizer)
     if not file.is_file():
         raise UserError(f"--checkpoint {file}: no such file")
     if heads and not heads.is_file():
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             state = {**state, **read_state(heads, system)}
         params = system.to_ours(state)
         if settings:
-            runs.write_tokenizer_run(out, settings, params, about)
+            write_tokenizer_run(out, settings, params, about)
             return log.info("%s is a run of %s now", out, args.config)
         target = out / f"{args.system}.safetensors"
         arrays = paths.flatten(params)

@@ -17,14 +17,13 @@ from pathlib import Path
 import jax
 
 from imgen import config
-from imgen.config.construct import construct
 from imgen.errors import UserError
-from imgen.parallel.mesh import make_mesh
 from imgen.report.metrics_log import MetricWriter, read_metrics
 from imgen.report.run_page import summary_text, write_report
 from imgen.runs import cli
-from imgen.runs.checks import check
-from imgen.runs.stages import STAGES, build_stages, has_checkpoint
+from imgen.runs.experiment import STAGES, Experiment
+from imgen.runs.run import Run
+from imgen.runs.training import check, stages_to_train
 from imgen.training.loop import train_stage
 
 log = logging.getLogger("imgen.train")
@@ -39,23 +38,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.join(args.distributed)
     cli.use_compilation_cache()
     workdir = cli.make_workdir(args.workdir)
-    train(_settle(args.config, rest, workdir), workdir)
+    train(Experiment.build(_settle(args.config, rest, workdir)), workdir)
 
 
-def train(settings, workdir: Path) -> None:
-    """Trains every stage of a config that isn't finished in `workdir` yet, and reports."""
-    mesh = construct(make_mesh, config.plain(settings.get("mesh", {})), "config.mesh")
-    check(settings, workdir, mesh)
+def train(experiment: Experiment, workdir: Path) -> None:
+    """Trains every stage of an experiment that isn't finished in `workdir` yet, and reports."""
+    mesh = experiment.make_mesh()
+    check(experiment, workdir, mesh)
     if jax.process_index() == 0:
-        config.write_config(settings, workdir)
+        config.write_config(experiment.settings, workdir)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
     writer, began = MetricWriter(workdir), time.monotonic()
-    meta = {"config": config.to_json(settings)}
+    run = dict(workdir=workdir, mesh=mesh, seed=experiment.seed, writer=writer)
+    run["meta"] = {"config": config.to_json(experiment.settings)}
     try:
-        for stage in build_stages(settings, workdir):
-            train_stage(
-                stage, workdir=workdir, mesh=mesh, seed=settings.seed, writer=writer, meta=meta
-            )
+        for stage in stages_to_train(experiment, workdir):
+            train_stage(stage, **run)
     finally:
         writer.close()
     if jax.process_index() == 0:
@@ -73,7 +71,7 @@ def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
         settings = config.override(config.read_config(workdir), overrides)
     else:
         settings = config.load_config(path, overrides)
-    if any(has_checkpoint(workdir, stage) for stage in STAGES) and saved.exists():
+    if any(Run(workdir).has_checkpoint(stage) for stage in STAGES) and saved.exists():
         for change in config.check_resume(config.read_config(workdir), settings, workdir):
             log.info("changed since the last start: %s", change)
     return settings

@@ -14,10 +14,16 @@ SOURCES = {"tfds": Tfds, "folder": Folder, "shapes": Shapes, "latents": Latents}
 
 def make_source(name: str, split: str, **kwargs) -> Source:
     """The data source `name` of SOURCES; `kwargs` are its constructor's. Raises UserError."""
-    if name not in SOURCES:
-        raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
+    kind = source_class(name)
     try:
-        inspect.signature(SOURCES[name]).bind(split, **kwargs)
+        inspect.signature(kind).bind(split, **kwargs)
     except TypeError as error:
         raise UserError(f"data source {name!r}: {error}") from error
-    return SOURCES[name](split, **kwargs)
+    return kind(split, **kwargs)
+
+
+def source_class(name: str) -> type[Source]:
+    """The class of SOURCES of that name. Raises UserError."""
+    if name not in SOURCES:
+        raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
+    return SOURCES[name]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from imgen.data.source import ImageSource
 from imgen.errors import UserError
 
 COLOURS = {
@@ -112,7 +113,7 @@ def _describe(shape: str, colour: str, x: float, y: float, radius: float) -> str
     return f"a {size} {colour} {shape} {where}"
 
 
-class Shapes:
+class Shapes(ImageSource):
     """The data source "shapes".
 
     split: "train" or "test"; their index ranges don't overlap.

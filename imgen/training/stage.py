@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,12 @@ class Stage:
     batch_size: global. keep, keep_every: see Checkpointer.
     keep_best: by which metric of the evaluations the best state is kept besides, if any.
     """
+
+    # The fields that a config sets.
+    SETTINGS: ClassVar[tuple[str, ...]] = (
+        "steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "visualize_every",
+        "keep", "keep_every", "keep_best",
+    )  # fmt: skip
 
     name: str
     task: Task

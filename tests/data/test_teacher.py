@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from imgen.runs.checks import check
 from ml_collections import ConfigDict
 
 from imgen import train
@@ -12,7 +13,6 @@ from imgen.data.teacher import WithTeacher
 from imgen.errors import UserError
 from imgen.parallel.mesh import make_mesh
 from imgen.runs import cli
-from imgen.runs.checks import check
 
 
 def test_each_image_comes_with_its_own_features(tmp_path):
