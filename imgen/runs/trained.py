@@ -17,3 +17,7 @@ def load_tokenizer(run, which="latest"):
 
 def load_generator(run, which="latest"):
     return Run(run, which).generator()
+
+
+def build_generator(settings, spec):
+    return Experiment.build(settings).model
