@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgen.data.source import ImageSource, decode_image
+from imgen.data.source import decode_image
 from imgen.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -71,7 +71,7 @@ def _captioned(file: Path) -> tuple[list[str], list[str], list[int] | None, tupl
     return paths, captions, [number_of[str(row["label"])] for row in rows], names
 
 
-class Folder(ImageSource):
+class Folder:
     """The data source "folder".
 
     path: a folder of class folders, a folder with captions.jsonl or captions.csv, or such a file.

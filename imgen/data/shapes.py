@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from imgen.data.source import ImageSource
 from imgen.errors import UserError
 
 COLOURS = {
@@ -113,7 +112,7 @@ def _describe(shape: str, colour: str, x: float, y: float, radius: float) -> str
     return f"a {size} {colour} {shape} {where}"
 
 
-class Shapes(ImageSource):
+class Shapes:
     """The data source "shapes".
 
     split: "train" or "test"; their index ranges don't overlap.

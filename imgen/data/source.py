@@ -8,8 +8,6 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from imgen.latents import LatentSpec
-
 
 class BadExample(Exception):
     """One example that cannot be read. The loader goes on without it.
@@ -27,32 +25,17 @@ class Source(Protocol):
 
     An example is {"image": uint8 [H, W, 3], "label": int (0 when there are no classes), and perhaps
     "caption": str}; stored latents have {"codes": int32 [V, *grid], "label": int}.
-
-    stores_images: whether its examples are images; known of the class, before anything is opened.
-    spec, tokenizer_hash: of stored latents, and which tokenizer made them; None of images.
-    teacher_shape: of the features that stand beside each image (`data.teacher`), if any.
     """
 
     name: str
     num_classes: int | None
     class_names: tuple[str, ...] | None
-    stores_images: bool
-    spec: LatentSpec | None
-    tokenizer_hash: str | None
-    teacher_shape: tuple[int, ...] | None
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict:
         """Raises BadExample when the example cannot be decoded."""
         ...
-
-
-class ImageSource:
-    """What all sources of images have in common: see `Source`."""
-
-    stores_images = True
-    spec = tokenizer_hash = teacher_shape = None
 
 
 def attempt(get: Callable[..., dict], *args) -> dict | BadExample:

@@ -174,8 +174,6 @@ class Latents:
     tokenizer_hash: if given, codes of another tokenizer are refused.
     """
 
-    stores_images, teacher_shape = False, None
-
     def __init__(self, split: str, *, path: str | Sequence[str], tokenizer_hash: str | None = None):
         paths = [path] if isinstance(path, str | Path) else list(path)
         if not paths:

@@ -19,8 +19,7 @@ class WithTeacher:
     def __init__(self, source: Source, path: str | Path):
         self._source, self._path = source, str(path)
         self.name, self.num_classes = source.name, source.num_classes
-        self.class_names, self.stores_images = source.class_names, source.stores_images
-        self.spec, self.tokenizer_hash = source.spec, source.tokenizer_hash
+        self.class_names = source.class_names
         features = self._open()
         if not isinstance(features, np.ndarray) or features.dtype.kind != "f":
             raise UserError(

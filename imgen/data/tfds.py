@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgen.data.source import BadExample, ImageSource, attempt, decode_image
+from imgen.data.source import BadExample, attempt, decode_image
 from imgen.errors import UserError
 
 
@@ -35,7 +35,7 @@ def _find(dataset: str, data_dir: str | None) -> Path:
     return max(candidates, key=_version)
 
 
-class Tfds(ImageSource):
+class Tfds:
     """The data source "tfds".
 
     dataset: e.g. "cifar10", "name/config" or "name:1.0.0". split: any TFDS split expression, such
