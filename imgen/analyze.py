@@ -116,7 +116,7 @@ def of_run(args) -> Opened:
     split = args.split or data.eval_split
     source = data.split(split)
     images = min(args.num or len(source), len(source))
-    batches = data.eval_batches(source, images, args.batch_size)
+    batches = data.batches_of(source, images, args.batch_size)
     return Opened(run.spec, split, images, batches, lambda batch: run.encode(batch["image"]))
 
 

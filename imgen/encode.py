@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_classes=source.num_classes,
         class_names=source.class_names,
     )
-    batches = data.eval_batches(source, None, args.batch_size, args.num_workers, views)
+    batches = data.batches_of(source, None, args.batch_size, args.num_workers, views)
     progress = Progress(
         "encode", -(-len(source) // args.batch_size), items=args.batch_size, noun="images"
     )

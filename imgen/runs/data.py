@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from imgen.data import make_source, preprocess, source_class
+from imgen.data import make_source, source_class
 from imgen.data.loader import TrainBatches, Transform, eval_batches, train_batches
 from imgen.data.source import Source
 from imgen.data.teacher import WithTeacher
@@ -57,7 +57,6 @@ class RunData:
                 "data.crop to none or center"
             )
         self.stores_images: bool = source_class(source["name"]).stores_images
-        self.transform(training=True), self.transform(training=False)  # a mistake shows now
 
     @functools.cached_property
     def train(self) -> Source:
@@ -94,26 +93,32 @@ class RunData:
 
     def train_batches(self, start_step: int, batch_size: int, seed: int) -> TrainBatches:
         """This process's batches from a step on, without end."""
+        transform = self.train.train_transform(self.image_size, self._crop, self._flip)
         return train_batches(
-            self.train, self.transform(training=True), batch_size=batch_size, seed=seed,
-            start_step=start_step, **self.reading, **_hosts(),
+            self.train, transform, batch_size=batch_size, seed=seed, start_step=start_step,
+            **self.reading, **_hosts(),
         )  # fmt: skip
 
     def eval_batches(
+        self, which: str, num: int | None, batch_size: int, num_workers: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """This process's batches of the first `num` examples (None: all) of a split of SPLITS."""
+        return self.batches_of(self._of(which), num, batch_size, num_workers)
+
+    def batches_of(
         self,
-        which: str | Source,
+        source: Source,
         num: int | None,
         batch_size: int,
         num_workers: int | None = None,
         transform: Transform | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
-        """This process's batches of the first `num` examples (None: all), without augmentation unless
-        `transform` says otherwise. which: of SPLITS, or any source; num_workers: by default the run's."""
+        """As `eval_batches`, of any source, read as the run reads its own. num_workers: by default the run's;
+        transform: by default the source's own, without augmentation."""
         reading = dict(self.reading)
         if num_workers is not None:
             reading["num_workers"] = num_workers
-        source = self._of(which) if isinstance(which, str) else which
-        transform = transform or self.transform(training=False)
+        transform = transform or source.eval_transform(self.image_size, self._crop)
         return eval_batches(
             source, transform, batch_size=batch_size, num_examples=num, **reading, **_hosts()
         )
@@ -129,8 +134,9 @@ class RunData:
                 "reference"
             )
         num = self.limit(which) if num is None else num
-        transform = self.transform(training=False)
-        return of_source(self._of(which), transform, self.image_size, num, **self.reading)
+        source = self._of(which)
+        transform = source.eval_transform(self.image_size, self._crop)
+        return of_source(source, transform, self.image_size, num, **self.reading)
 
     def _of(self, which: str) -> Source:
         return {"train": lambda: self.train, "eval": lambda: self.held_out}[which]()
@@ -140,15 +146,6 @@ class RunData:
         source = make_source(**{**self._source, **part})
         teacher = self._parts[which].get("teacher")
         return WithTeacher(source, teacher) if teacher else source
-
-    def transform(self, training: bool) -> Transform:
-        """What is done to an example."""
-        if not self.stores_images:
-            return preprocess.TrainCodes() if training else preprocess.EvalCodes()
-        if training:
-            return preprocess.TrainImages(self.image_size, self._crop, self._flip)
-        crop = "none" if self._crop == "none" else "center"
-        return preprocess.EvalImages(self.image_size, crop)
 
 
 def _hosts() -> dict[str, int]:

@@ -17,7 +17,8 @@ def images_of(settings, where, num=None):
 
 
 def eval_transform(settings):
-    return Experiment.build(settings).data.transform(training=False)
+    data = Experiment.build(settings).data
+    return data.held_out.eval_transform(data.image_size, settings.data.get("crop", "random"))
 
 
 def reading(settings):
