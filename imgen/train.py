@@ -8,6 +8,8 @@ done, 2 for an error of use, 3 when the loss is not finite, 143 or 130 when SIGT
 stopped it (after a checkpoint).
 """
 
+import contextlib
+import itertools
 import logging
 import sys
 import time
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from ml_collections import FrozenConfigDict
 
 from imgen import config
 from imgen.errors import UserError
@@ -22,8 +25,9 @@ from imgen.report.metrics_log import MetricWriter, read_metrics
 from imgen.report.run_page import summary_text, write_report
 from imgen.runs import cli
 from imgen.runs.experiment import STAGES, Experiment
+from imgen.runs.lock import locked
 from imgen.runs.run import Run
-from imgen.runs.training import check, stages_to_train
+from imgen.runs.training import check, check_resume, stages_to_train
 from imgen.training.loop import train_stage
 
 log = logging.getLogger("imgen.train")
@@ -38,13 +42,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.join(args.distributed)
     cli.use_compilation_cache()
     workdir = cli.make_workdir(args.workdir)
-    train(Experiment.build(_settle(args.config, rest, workdir)), workdir)
+    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        settings = _settings(args.config, rest, workdir)
+        config.check_same(settings)
+        train(Experiment.build(settings), workdir)
 
 
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains every stage of an experiment that isn't finished in `workdir` yet, and reports."""
     mesh = experiment.make_mesh()
+    changes = []
+    if any(Run(workdir).has_checkpoint(stage) for stage in STAGES):
+        if (workdir / "config.json").exists():
+            changes = check_resume(config.read_config(workdir), experiment, workdir)
     check(experiment, workdir, mesh)
+    stages = stages_to_train(experiment, workdir)
+    first = next(stages)
+    # Nothing of the run is touched before here, where all is known to fit.
+    for change in changes:
+        log.info("changed since the last start: %s", change)
     if jax.process_index() == 0:
         config.write_config(experiment.settings, workdir)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
@@ -52,7 +68,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     run = dict(workdir=workdir, mesh=mesh, seed=experiment.seed, writer=writer)
     run["meta"] = {"config": config.to_json(experiment.settings)}
     try:
-        for stage in stages_to_train(experiment, workdir):
+        for stage in itertools.chain([first], stages):
             train_stage(stage, **run)
     finally:
         writer.close()
@@ -62,19 +78,13 @@ def train(experiment: Experiment, workdir: Path) -> None:
         log.info("done in %.0f s: %s", time.monotonic() - began, report)
 
 
-def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
-    """The config to train. A run that has trained already goes on with the model and data it has."""
-    saved = workdir / "config.json"
-    if path is None and not saved.exists():
+def _settings(path: str | None, overrides: Sequence[str], workdir: Path) -> FrozenConfigDict:
+    """The config to train: of the file, or of the run that is there."""
+    if path is not None:
+        return config.load_config(path, overrides)
+    if not (workdir / "config.json").exists():
         raise UserError(f"--config is needed: {workdir} holds no run to go on with")
-    if path is None:
-        settings = config.override(config.read_config(workdir), overrides)
-    else:
-        settings = config.load_config(path, overrides)
-    if any(Run(workdir).has_checkpoint(stage) for stage in STAGES) and saved.exists():
-        for change in config.check_resume(config.read_config(workdir), settings, workdir):
-            log.info("changed since the last start: %s", change)
-    return settings
+    return config.override(config.read_config(workdir), overrides)
 
 
 if __name__ == "__main__":

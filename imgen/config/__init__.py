@@ -10,11 +10,12 @@ from imgen.config.files import (
     write_config,
 )
 from imgen.config.overrides import OVERRIDE, override
-from imgen.config.resume import check_resume
+from imgen.config.resume import check_resume, check_same
 
 __all__ = [
     "OVERRIDE",
     "check_resume",
+    "check_same",
     "choose",
     "from_json",
     "load_config",

@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from imgen.config.types import check_type
+from imgen.config.types import OutOfRange, check_type
 from imgen.errors import UserError, did_you_mean
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -32,4 +32,7 @@ def construct(constructor: Callable, arguments: Mapping[str, Any], where: str, *
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in arguments:
             raise UserError(f"{where} lacks {name!r}")
-    return constructor(**given, **arguments)
+    try:
+        return constructor(**given, **arguments)
+    except OutOfRange as error:
+        raise UserError(f"{where}.{error}") from None

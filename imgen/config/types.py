@@ -18,6 +18,10 @@ _WORDS = {
 }
 
 
+class OutOfRange(UserError):
+    """A number that its constructor has no use for; `construct` adds the config's group."""
+
+
 def check_type(where: str, value: Any, annotation: Any) -> None:
     """Raises UserError where `value` is not of the type of an annotation made of bool, int, float, str,
     tuple, dict and None; any other type is not looked at. A whole number will do for a float."""
@@ -28,21 +32,21 @@ def check_type(where: str, value: Any, annotation: Any) -> None:
 
 
 def check_range(
-    where: str,
+    name: str,
     value: float,
     least: float = -math.inf,
     most: float = math.inf,
     *,
     below: float = math.inf,
 ) -> None:
-    """Raises UserError unless least <= value <= most, value < below and it is finite."""
+    """Raises OutOfRange unless least <= value <= most, value < below and it is finite."""
     if math.isfinite(value) and least <= value <= most and value < below:
         return
     bounds = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (
         most < math.inf
     )
     bounds += [f"below {below:g}"] * (below < math.inf)
-    raise UserError(f"{where} {value}: it must be {' and '.join(bounds) or 'finite'}")
+    raise OutOfRange(f"{name} {value}: it must be {' and '.join(bounds) or 'finite'}")
 
 
 def _kinds(annotation: Any) -> list[type]:

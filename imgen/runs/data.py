@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from imgen.config.types import check_range
 from imgen.data import make_source, source_class
 from imgen.data.loader import TrainBatches, Transform, eval_batches, train_batches
 from imgen.data.source import Source
@@ -47,9 +48,9 @@ class RunData:
         ):  # fmt: skip
             if not group.get(key):
                 raise UserError(f"config.data.{where} lacks {key!r}")
-        for name, number, least in (("image_size", image_size, 1), ("num_workers", num_workers, 0)):
-            if number < least:
-                raise UserError(f"{name} {number}: it must be at least {least}")
+        check_range("image_size", image_size, 1)
+        check_range("num_workers", num_workers, 0)
+        check_range("max_bad_share", max_bad_share, 0.0, 1.0)
         self.has_teacher = bool(train.get("teacher"))
         if self.has_teacher and (flip or crop == "random"):
             raise UserError(

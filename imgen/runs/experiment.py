@@ -24,7 +24,7 @@ from imgen.tokenizers.losses.adversary import Adversary
 from imgen.tokenizers.losses.discriminators import DISCRIMINATORS
 from imgen.training.best import KeepBest
 from imgen.training.generator_task import GeneratorTask
-from imgen.training.stage import Stage
+from imgen.training.stage import LoopSettings
 from imgen.training.task import Task
 from imgen.training.tokenizer_task import TokenizerTask
 
@@ -48,9 +48,9 @@ class Init:
 
 @dataclasses.dataclass(frozen=True)
 class StageSettings:
-    """What `config.train.STAGE` says: of the loop (fields of `Stage`), of the task, and what is measured."""
+    """What `config.train.STAGE` says: of the loop, of the task, and what is measured."""
 
-    loop: dict[str, Any]
+    loop: LoopSettings
     task: dict[str, Any]
     sample_metrics: dict[str, Any]
     sample_eval: dict[str, Any]
@@ -93,6 +93,8 @@ class Experiment:
             if name not in STAGES:
                 hint = did_you_mean(name, STAGES) or f"there are {', '.join(STAGES)}"
                 raise UserError(f"config.train has no {name!r}; {hint}")
+        if not train:
+            raise UserError(f"config.train is empty: say how to train {' or '.join(STAGES)}")
         self.stages = tuple(name for name in STAGES if name in train)
         self.training = {name: _stage_settings(name, train[name]) for name in self.stages}
         if self.data.has_teacher and "tokenizer" not in self.stages:
@@ -131,7 +133,7 @@ class Experiment:
         if stage not in self.stages:
             raise UserError(f"this run trains no {stage}: config.train has only {self.stages}")
         settings, where = self.training[stage], f"train.{stage}"
-        given["total_steps"] = settings.loop["steps"]
+        given["total_steps"] = settings.loop.steps
         if stage == "tokenizer":
             arguments = {
                 k: v for k, v in settings.task.items() if k not in ("adversary", "lpips_weights")
@@ -209,13 +211,10 @@ def _dtype(arguments: dict, where: str) -> jnp.dtype:
 
 def _stage_settings(name: str, given: dict) -> StageSettings:
     """`config.train.STAGE`, sorted. Raises UserError."""
-    where = f"train.{name}"
-    for field in ("steps", "batch_size"):
-        if type(given.get(field)) is not int or given[field] < 1:
-            raise UserError(f"config.{where}.{field}: a whole number above 0 is needed")
-    loop = {key: value for key, value in given.items() if key in Stage.SETTINGS}
-    if keep_best := loop.pop("keep_best", None):
-        loop["keep_best"] = construct(KeepBest, keep_best, f"{where}.keep_best")
+    where, fields = f"config.train.{name}", [f.name for f in dataclasses.fields(LoopSettings)]
+    loop = {key: value for key, value in given.items() if key in fields}
+    if loop.get("keep_best"):
+        loop["keep_best"] = construct(KeepBest, loop["keep_best"], f"train.{name}.keep_best")
     measured = {key: dict(given.get(key) or {}) for key in ("sample_metrics", "sample_eval")}
-    task = {k: v for k, v in given.items() if k not in Stage.SETTINGS and k not in measured}
-    return StageSettings(loop=loop, task=task, **measured)
+    task = {k: v for k, v in given.items() if k not in fields and k not in measured}
+    return StageSettings(loop=construct(LoopSettings, loop, where), task=task, **measured)

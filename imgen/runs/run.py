@@ -96,7 +96,8 @@ class Run:
     """
 
     def __init__(self, workdir: str | Path, checkpoint: str = "latest", where: str = "--workdir"):
-        self.workdir, self._checkpoint, self._where = workdir, checkpoint, where
+        self.workdir = Path(workdir).expanduser()
+        self._checkpoint, self._where = checkpoint, where
 
     @functools.cached_property
     def experiment(self) -> Experiment:
@@ -171,10 +172,15 @@ class Run:
             return experiment.model_shapes()
 
     def has_checkpoint(self, stage: str) -> bool:
-        """Whether a stage has a checkpoint to go on from. One whose writing was cut short is none: Orbax
-        gives it the name of its step when it is whole."""
+        """Whether a stage has a checkpoint to go on from."""
+        return self.latest_step(stage) is not None
+
+    def latest_step(self, stage: str) -> int | None:
+        """The step of a stage's newest checkpoint; None without one. One whose writing was cut short is none:
+        Orbax gives it the name of its step when it is whole."""
         folder = checkpoint_dir(self.workdir, stage)
-        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return max((int(name) for name in names if name.isdigit()), default=None)
 
     def check_tokenizer(self, expected: nn.Module) -> None:
         """Raises UserError unless the run's tokenizer is the one that a config describes."""

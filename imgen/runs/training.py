@@ -11,7 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 
+from imgen import config
 from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.parallel.mesh import check_batch_size
@@ -19,12 +21,16 @@ from imgen.params import paths
 from imgen.runs.differences import SILENT, differences
 from imgen.runs.experiment import PARTS, STAGES, Experiment
 from imgen.runs.run import Run, TrainedTokenizer
+from imgen.training.checkpoint import Checkpointer
 from imgen.training.evaluator import Evaluator
 from imgen.training.feature_metrics import EVALS
 from imgen.training.sample_metrics import SAMPLE_METRICS
-from imgen.training.stage import Stage
+from imgen.training.stage import Stage, checkpoint_dir
 from imgen.training.task import Task
 from imgen.training.warm_start import check_warm_start
+
+# Of a stage that is trained: how it is sampled from and shown.
+FREE_WHEN_TRAINED = ("guidance", "filters", "sampling", "num_samples", "num_pictures")
 
 
 def stages_to_train(experiment: Experiment, workdir: str | Path) -> Iterator[Stage]:
@@ -101,7 +107,7 @@ def _tokenizer_of_generator(
 
 def _stage(name: str, task: Task, experiment: Experiment, workdir: str | Path) -> Stage:
     data, loop = experiment.data, experiment.training[name].loop
-    size = loop["batch_size"]
+    size = loop.batch_size
 
     def make_eval(num_workers: int | None = None):
         return data.eval_batches("eval", data.limit("eval"), size, num_workers)
@@ -113,7 +119,7 @@ def _stage(name: str, task: Task, experiment: Experiment, workdir: str | Path) -
         make_eval=make_eval,
         make_pictures=lambda: make_eval(0),  # one batch: not worth starting processes
         evaluators=evaluators(name, experiment, task, workdir),
-        **loop,
+        **loop.fields(),
     )
 
 
@@ -152,7 +158,7 @@ def check(experiment: Experiment, workdir: str | Path, mesh: jax.sharding.Mesh) 
     check_init(experiment, workdir)
     size = experiment.data.image_size
     for name in experiment.stages:
-        task, batch_size = experiment.task(name), experiment.training[name].loop["batch_size"]
+        task, batch_size = experiment.task(name), experiment.training[name].loop.batch_size
         check_batch_size(batch_size, mesh)
         if task.microbatches < 1 or batch_size % task.microbatches:
             raise UserError(
@@ -166,7 +172,51 @@ def check(experiment: Experiment, workdir: str | Path, mesh: jax.sharding.Mesh) 
             batch = experiment.model.conditioner.example(1)
             check_data(experiment)
         evaluators(name, experiment, task, workdir)
-        jax.eval_shape(task.init, jax.random.key(0), batch)
+        shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
+        _check_checkpoint(name, shapes | _frozen_shapes(task), workdir)
+
+
+def _frozen_shapes(task: Task) -> dict[str, Any]:
+    """Shapes of what a task carries along unchanged, but for a tokenizer, which comes from elsewhere."""
+    items = {k: v for k, v in task.frozen_items.items() if k != "tokenizer"}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), items)
+
+
+def _check_checkpoint(stage: str, shapes: dict[str, Any], workdir: str | Path) -> None:
+    """What training would go on from must fit."""
+    if Run(workdir).has_checkpoint(stage):
+        with Checkpointer(checkpoint_dir(workdir, stage), read_only=True) as checkpointer:
+            checkpointer.check_latest(shapes, besides=("tokenizer",))
+
+
+def check_resume(old: FrozenConfigDict, experiment: Experiment, workdir: str | Path) -> list[str]:
+    """Lists, in lines, what changes of a run that has trained already.
+
+    old: its config.   Raises UserError for another model or data, for a recipe of a stage that is trained
+    and would only be stated, and for a tokenizer that would be trained further under its generator.
+    """
+    changes, run = config.check_resume(old, experiment.settings, workdir), Run(workdir)
+    for stage in experiment.stages:
+        step = run.latest_step(stage)
+        if step is None:
+            continue
+        if stage == "tokenizer" and step < experiment.training[stage].loop.steps:
+            if run.has_checkpoint("generator"):
+                raise UserError(
+                    f"{workdir}: its generator is of the tokenizer of step {step}, which cannot be trained "
+                    f"further beside it: leave train.tokenizer.steps at {step}, or start another --workdir "
+                    f"with init.tokenizer={workdir}"
+                )
+        if step < experiment.training[stage].loop.steps:
+            continue
+        for change in changes:
+            group, name, key = (*change.split(":")[0].split("."), "", "")[:3]
+            if (group, name) == ("train", stage) and key not in FREE_WHEN_TRAINED:
+                raise UserError(
+                    f"{workdir}: its {stage} is trained, so the config cannot say otherwise how ({change}): "
+                    f"put it back, or give it more train.{stage}.steps"
+                )
+    return changes
 
 
 def check_data(experiment: Experiment) -> None:
