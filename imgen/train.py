@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import FrozenConfigDict
 
 from imgen import config
@@ -58,7 +59,9 @@ def train(experiment: Experiment, workdir: Path) -> None:
     check(experiment, workdir, mesh)
     stages = stages_to_train(experiment, workdir)
     first = next(stages)
-    # Nothing of the run is touched before here, where all is known to fit.
+    # Nothing of the run is touched before here, where all is known to fit, on all processes.
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the config is checked")
     for change in changes:
         log.info("changed since the last start: %s", change)
     if jax.process_index() == 0:

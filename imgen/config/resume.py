@@ -1,5 +1,6 @@
 """What may change when a run goes on."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def check_same(config: FrozenConfigDict) -> None:
     for number, other in enumerate(others, 1):
         for key, ours, theirs in differences(first, other):
             if key.split(".")[-1] not in FREE:
+                if jax.process_index() == 0:
+                    time.sleep(2.0)  # its end would be the others', before they say why
                 raise UserError(
                     f"process 0 was given {key}={ours!r}, process {number} {theirs!r}: start all with the "
                     "same config"
