@@ -12,8 +12,8 @@ OVERRIDE = "--config."
 # Groups whose keys depend on another choice, or that needn't be there: new ones may be set, and what they are
 # for finds mistakes. So are all groups that have a `name`, and the tokenizer's parts.
 OPEN = (
-    "plan_options", "head_options", "entity_options", "optimizer", "disc_optimizer", "schedule",
-    "guidance", "filters", "sampling", "parts",
+    "plan_options", "scheme_options", "head_options", "backbone_options", "entity_options",
+    "optimizer", "disc_optimizer", "schedule", "guidance", "filters", "sampling", "parts",
 )  # fmt: skip
 # Groups whose other keys belong to their `name`: another one begins with its own defaults.
 SWITCHED = ("tokenizer", "data.source", "generator.conditioning")
