@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgen import config
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import EvalCodes
 from imgen.data.stored import Latents
@@ -32,8 +31,7 @@ from imgen.parallel import prefetch
 from imgen.report import code_statistics as analysis_page
 from imgen.report.progress import Progress
 from imgen.runs import cli
-from imgen.runs.stages import eval_transform, open_split, reading
-from imgen.runs.trained import load_tokenizer
+from imgen.runs.run import Run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -104,9 +102,9 @@ class Opened(NamedTuple):
 
 def of_run(args) -> Opened:
     """Images of a split, to be encoded by a run's tokenizer."""
-    settings = config.read_config(args.workdir)
-    run = load_tokenizer(args.workdir)
-    if settings.data.source.name == "latents":
+    opened = Run(args.workdir)
+    run, data = opened.tokenizer(), opened.experiment.data
+    if not data.stores_images:
         raise UserError(
             f"{args.workdir} was trained on stored codes: name their folder with --codes"
         )
@@ -115,9 +113,10 @@ def of_run(args) -> Opened:
             f"the tokenizer of {args.workdir} gives images unlike numbers of codes, padded to the longest: "
             "their statistics are not defined here"
         )
-    split = args.split or settings.data.eval.split
-    source = open_split(settings, split)
-    images, batches = open_batches(source, eval_transform(settings), args, **reading(settings))
+    split = args.split or data.eval_split
+    source = data.split(split)
+    images = min(args.num or len(source), len(source))
+    batches = data.batches_of(source, images, args.batch_size)
     return Opened(run.spec, split, images, batches, lambda batch: run.encode(batch["image"]))
 
 
@@ -125,15 +124,9 @@ def of_folder(args) -> Opened:
     """Stored codes: in the folder itself or in its folder of the split."""
     split = stored_split(Path(args.codes).expanduser(), args.split)
     source = Latents(split, path=args.codes)
-    images, batches = open_batches(source, EvalCodes(), args)
-    return Opened(source.spec, split, images, batches, lambda batch: batch["codes"])
-
-
-def open_batches(source, transform, args, **how) -> tuple[int, Iterator[dict[str, np.ndarray]]]:
     images = min(args.num or len(source), len(source))
-    return images, eval_batches(
-        source, transform, batch_size=args.batch_size, num_examples=images, **how
-    )
+    batches = eval_batches(source, EvalCodes(), batch_size=args.batch_size, num_examples=images)
+    return Opened(source.spec, split, images, batches, lambda batch: batch["codes"])
 
 
 def stored_split(folder: Path, asked: str | None) -> str:

@@ -17,6 +17,7 @@ With --config, its recipe, a tokenizer becomes a run in DIR instead, which every
     python -m imgen.train ... --config.init.tokenizer=VQ16_RUN
 """
 
+import argparse
 import hashlib
 import logging
 import sys
@@ -35,7 +36,8 @@ from imgen.interop.system import System
 from imgen.params import files as weights
 from imgen.params import paths
 from imgen.runs import cli
-from imgen.runs import trained as runs
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import write_tokenizer_run
 
 log = logging.getLogger("imgen.convert")
 TORCH_FILES = (".pth", ".pt", ".ckpt", ".bin")
@@ -48,6 +50,31 @@ SYSTEMS: dict[str, System] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    parser = _parser()
+    args, overrides = parser.parse_with_overrides(argv)
+    _check_flags(parser, args, overrides)
+    experiment = None
+    if args.config:
+        experiment = Experiment.build(config.load_config(args.config, overrides))
+        if "tokenizer" not in experiment.stages:
+            raise UserError("--config must be a tokenizer's recipe, with config.train.tokenizer")
+    for flag, file in (("checkpoint", args.checkpoint), ("heads", args.heads)):
+        if file and not Path(file).is_file():
+            raise UserError(f"--{flag} {file}: no such file")
+    out = cli.make_workdir(args.out, "--out")
+    if args.back:
+        return _write_official(args, out)
+    if experiment is None:
+        params, about = _convert(args, SYSTEMS[args.system])
+        return _write(out / f"{args.system}.safetensors", paths.flatten(params), about)
+    if (out / "config.json").exists():
+        raise UserError(f"{out} holds a run already: choose another --out")
+    params, about = _convert(args, tokenizers.of_size(args.system, experiment.tokenizer))
+    write_tokenizer_run(out, experiment.settings, params, about)
+    log.info("%s is a run of %s now", out, args.config)
+
+
+def _parser() -> cli.Parser:
     parser = cli.Parser(prog="imgen.convert", description=__doc__.splitlines()[0])
     parser.add_argument("--system", required=True, help=f"one of {', '.join(SYSTEMS)}")
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="published weights")
@@ -71,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--config", metavar="FILE.py[:ARG]",
         help="of a tokenizer: DIR becomes a run of this config (--config.key=value changes it)",
     )  # fmt: skip
-    args, overrides = parser.parse_with_overrides(argv)
+    return parser
+
+
+def _check_flags(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Ends with a complaint about flags that do not go together."""
     if args.system not in SYSTEMS:
         hint = did_you_mean(args.system, list(SYSTEMS))
         parser.error(f"--system {args.system!r} is none of {', '.join(SYSTEMS)} {hint}")
@@ -79,43 +110,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"{overrides[0]} goes with --config")
     if args.config and (args.back or args.system not in tokenizers.LAYOUTS):
         parser.error(f"--config goes with a tokenizer's weights: {', '.join(tokenizers.LAYOUTS)}")
-    settings = config.load_config(args.config, overrides) if args.config else None
-    system, file = SYSTEMS[args.system], Path(args.checkpoint)
-    heads = Path(args.heads) if args.heads else None
-    if heads and not system.heads_sha256:
+    if args.heads and not SYSTEMS[args.system].heads_sha256:
         parser.error(f"--heads goes with {', '.join(lpips.SYSTEMS)}")
-    if settings:
-        system = tokenizers.of_size(args.system, runs.build_tokenizer(settings)[0])
-    if not file.is_file():
-        raise UserError(f"--checkpoint {file}: no such file")
-    if heads and not heads.is_file():
-        raise UserError(f"--heads {heads}: no such file")
-    out = cli.make_workdir(args.out, "--out")
-    if settings and "tokenizer" not in settings.train:
-        raise UserError("--config must be a tokenizer's recipe, with config.train.tokenizer")
-    if settings and (out / "config.json").exists():
-        raise UserError(f"{out} holds a run already: choose another --out")
-    about = {"system": args.system, "source": file.name, "source_sha256": sha256(file)}
-    if args.back:
-        if system.like is None:
-            parser.error(f"--back: {args.system}.safetensors has a published layout as it is")
-        target = out / f"{args.system}_official.safetensors"
-        arrays = system.to_official(weights.read(file, system.like(), args.system)[0])
-    else:
-        check_hash(
-            file, about["source_sha256"], system.sha256, args.expect_sha256, args.any_weights
-        )
-        state = read_state(file, system)
-        if heads:
-            about |= {"heads": heads.name, "heads_sha256": sha256(heads)}
-            check_hash(heads, about["heads_sha256"], system.heads_sha256, None, args.any_weights)
-            state = {**state, **read_state(heads, system)}
-        params = system.to_ours(state)
-        if settings:
-            runs.write_tokenizer_run(out, settings, params, about)
-            return log.info("%s is a run of %s now", out, args.config)
-        target = out / f"{args.system}.safetensors"
-        arrays = paths.flatten(params)
+    if args.back and SYSTEMS[args.system].like is None:
+        parser.error(f"--back: {args.system}.safetensors has a published layout as it is")
+
+
+def _about(args: argparse.Namespace) -> dict[str, str]:
+    """Where weights are from, as files of them say."""
+    file = Path(args.checkpoint)
+    return {"system": args.system, "source": file.name, "source_sha256": sha256(file)}
+
+
+def _write_official(args: argparse.Namespace, out: Path) -> None:
+    """Writes weights of ours in the published layout."""
+    system, file = SYSTEMS[args.system], Path(args.checkpoint)
+    arrays = system.to_official(weights.read(file, system.like(), args.system)[0])
+    _write(out / f"{args.system}_official.safetensors", arrays, _about(args))
+
+
+def _convert(args: argparse.Namespace, system: System) -> tuple[Any, dict[str, str]]:
+    """Reads published weights, whose hash is checked: our parameters, and where they are from."""
+    file, about = Path(args.checkpoint), _about(args)
+    check_hash(file, about["source_sha256"], system.sha256, args.expect_sha256, args.any_weights)
+    state = read_state(file, system)
+    if args.heads:
+        heads = Path(args.heads)
+        about |= {"heads": heads.name, "heads_sha256": sha256(heads)}
+        check_hash(heads, about["heads_sha256"], system.heads_sha256, None, args.any_weights)
+        state = {**state, **read_state(heads, system)}
+    return system.to_ours(state), about
+
+
+def _write(target: Path, arrays: Mapping[str, np.ndarray], about: dict[str, str]) -> None:
     weights.write(target, arrays, about)
     log.info("wrote %s (%d tensors)", target, len(arrays))
 

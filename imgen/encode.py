@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from imgen import config
 from imgen.data import make_source
-from imgen.data.loader import eval_batches
 from imgen.data.preprocess import StoredViews
+from imgen.data.source import Source
 from imgen.data.stored import LatentsWriter
 from imgen.report.progress import Progress
 from imgen.runs import cli
-from imgen.runs.stages import open_split, reading
-from imgen.runs.trained import TrainedTokenizer, fingerprint, load_tokenizer
+from imgen.runs.data import RunData
+from imgen.runs.run import Run, TrainedTokenizer
 
 log = logging.getLogger("imgen.encode")
 
@@ -51,25 +50,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.use_compilation_cache()
 
     out = cli.make_workdir(args.out, "--out") / args.split
-    run = load_tokenizer(args.workdir)
-    settings = config.read_config(args.workdir)
-    size = args.image_size or settings.data.image_size
-    source = _source(args.dataset, args.split, settings)
+    opened = Run(args.workdir)
+    run, data = opened.tokenizer(), opened.experiment.data
+    size = args.image_size or data.image_size
+    source = _source(args.dataset, args.split, data)
     views = StoredViews(size, args.ten_crop, args.crop_range)
     writer = LatentsWriter(
         out,
         run.module.spec(size),
         split=args.split,
-        tokenizer_hash=fingerprint(run.params),
+        tokenizer_hash=run.fingerprint,
         variants=views.variants,
         moments=run.has_moments,
         num_classes=source.num_classes,
         class_names=source.class_names,
     )
-    how = reading(settings)
-    if args.num_workers is not None:
-        how["num_workers"] = args.num_workers
-    batches = eval_batches(source, views, batch_size=args.batch_size, **how)
+    batches = data.batches_of(source, None, args.batch_size, args.num_workers, views)
     progress = Progress(
         "encode", -(-len(source) // args.batch_size), items=args.batch_size, noun="images"
     )
@@ -88,11 +84,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("wrote the latents of %d images to %s", written, out)
 
 
-def _source(dataset: str | None, split: str, settings):
+def _source(dataset: str | None, split: str, data: RunData) -> Source:
+    """The images to encode: a split of the run's own, or of a data set or a folder."""
     if dataset is None:
-        return open_split(settings, split)
+        return data.split(split)
     if dataset == "shapes":
-        return make_source("shapes", split, size=settings.data.image_size)
+        return make_source("shapes", split, size=data.image_size)
     if Path(dataset).is_dir():
         return make_source("folder", split, path=dataset)
     return make_source("tfds", split, dataset=dataset)

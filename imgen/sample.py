@@ -20,8 +20,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from imgen import config
-from imgen.data.loader import eval_batches
 from imgen.errors import UserError
 from imgen.evaluation.images import sample_files
 from imgen.parallel import prefetch
@@ -30,8 +28,7 @@ from imgen.report import pixels as images
 from imgen.report.progress import Progress
 from imgen.runs import cli
 from imgen.runs import sampling as drawing
-from imgen.runs.stages import eval_transform, open_source, reading
-from imgen.runs.trained import load_tokenizer
+from imgen.runs.run import Run
 from imgen.training.generator_task import sampler
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
 from imgen.training.sampling import num_classes, sample_set
@@ -55,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--num and --batch_size must be at least 1")
     cli.use_compilation_cache()
     out = cli.make_workdir(args.out, "--out")
-    settings = config.read_config(args.workdir)
-    if "generator" not in settings.train:
+    experiment = Run(args.workdir).experiment
+    if "generator" not in experiment.stages:
         return _reconstruct(args, out)
 
     run, guidance, filters = drawing.open_generator(
@@ -70,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         params = jax.device_put((run.params, run.tokenizer_params), replicated(mesh))
         samples = sample_set(
             sampler(run.module, run.tokenizer, guidance, filters), *params, labels,
-            jax.random.key(args.seed), name="samples", size=(settings.data.image_size,) * 2,
+            jax.random.key(args.seed), name="samples", size=(experiment.data.image_size,) * 2,
             sharding=batch_sharding(mesh),
         )  # fmt: skip
         for drawn, mask in samples.read(whole_batch(min(args.batch_size, args.num), mesh)):
@@ -93,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _reconstruct(args, out: Path) -> None:
     """Held-out images through a run's tokenizer. Raises UserError for a flag that has no meaning for it."""
-    run, settings = load_tokenizer(args.workdir, args.checkpoint), config.read_config(args.workdir)
+    opened = Run(args.workdir, args.checkpoint)
+    run, data = opened.tokenizer(), opened.experiment.data
     tokenizer = run.module
     idle = ["labels", "temperature", "top_k", "top_p"]
     idle += [] if hasattr(tokenizer, "guidance_scale") else ["guidance"]
@@ -105,15 +103,11 @@ def _reconstruct(args, out: Path) -> None:
     if args.guidance is not None:
         tokenizer = tokenizer.clone(guidance_scale=args.guidance)
     key, done = jax.random.key(args.seed), 0
-    source, mesh = open_source(settings, "eval"), make_mesh()
-    num = min(args.num, len(source))
+    mesh, num = make_mesh(), min(args.num, len(data.held_out))
     if num < args.num:
         log.warning("there are %d held-out images, not %d", num, args.num)
     progress = Progress("sample", num, noun="images")
-    batches = eval_batches(
-        source, eval_transform(settings), num_examples=num,
-        batch_size=whole_batch(min(args.batch_size, num), mesh), **reading(settings),
-    )  # fmt: skip
+    batches = data.eval_batches("eval", num, whole_batch(min(args.batch_size, num), mesh))
     draw, originals, recon = reconstructor(tokenizer), [], []
     with jax.set_mesh(mesh), prefetch.closing(batches), contextlib.closing(progress):
         params = jax.device_put(run.params, replicated(mesh))

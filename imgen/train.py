@@ -8,6 +8,8 @@ done, 2 for an error of use, 3 when the loss is not finite, 143 or 130 when SIGT
 stopped it (after a checkpoint).
 """
 
+import contextlib
+import itertools
 import logging
 import sys
 import time
@@ -15,16 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
+from ml_collections import FrozenConfigDict
 
 from imgen import config
-from imgen.config.construct import construct
 from imgen.errors import UserError
-from imgen.parallel.mesh import make_mesh
 from imgen.report.metrics_log import MetricWriter, read_metrics
 from imgen.report.run_page import summary_text, write_report
 from imgen.runs import cli
-from imgen.runs.checks import check
-from imgen.runs.stages import STAGES, build_stages, has_checkpoint
+from imgen.runs.experiment import STAGES, Experiment
+from imgen.runs.lock import locked
+from imgen.runs.run import Run
+from imgen.runs.training import check, check_resume, stages_to_train
 from imgen.training.loop import train_stage
 
 log = logging.getLogger("imgen.train")
@@ -39,23 +43,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.join(args.distributed)
     cli.use_compilation_cache()
     workdir = cli.make_workdir(args.workdir)
-    train(_settle(args.config, rest, workdir), workdir)
+    with locked(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        settings = _settings(args.config, rest, workdir)
+        config.check_same(settings)
+        train(Experiment.build(settings), workdir)
 
 
-def train(settings, workdir: Path) -> None:
-    """Trains every stage of a config that isn't finished in `workdir` yet, and reports."""
-    mesh = construct(make_mesh, config.plain(settings.get("mesh", {})), "config.mesh")
-    check(settings, workdir, mesh)
+def train(experiment: Experiment, workdir: Path) -> None:
+    """Trains every stage of an experiment that isn't finished in `workdir` yet, and reports."""
+    mesh = experiment.make_mesh()
+    changes = []
+    if any(Run(workdir).has_checkpoint(stage) for stage in STAGES):
+        if (workdir / "config.json").exists():
+            changes = check_resume(config.read_config(workdir), experiment, workdir)
+    check(experiment, workdir, mesh)
+    stages = stages_to_train(experiment, workdir)
+    first = next(stages)
+    # Nothing of the run is touched before here, where all is known to fit, on all processes.
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the config is checked")
+    for change in changes:
+        log.info("changed since the last start: %s", change)
     if jax.process_index() == 0:
-        config.write_config(settings, workdir)
+        config.write_config(experiment.settings, workdir)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
     writer, began = MetricWriter(workdir), time.monotonic()
-    meta = {"config": config.to_json(settings)}
+    run = dict(workdir=workdir, mesh=mesh, seed=experiment.seed, writer=writer)
+    run["meta"] = {"config": config.to_json(experiment.settings)}
     try:
-        for stage in build_stages(settings, workdir):
-            train_stage(
-                stage, workdir=workdir, mesh=mesh, seed=settings.seed, writer=writer, meta=meta
-            )
+        for stage in itertools.chain([first], stages):
+            train_stage(stage, **run)
     finally:
         writer.close()
     if jax.process_index() == 0:
@@ -64,19 +81,13 @@ def train(settings, workdir: Path) -> None:
         log.info("done in %.0f s: %s", time.monotonic() - began, report)
 
 
-def _settle(path: str | None, overrides: Sequence[str], workdir: Path):
-    """The config to train. A run that has trained already goes on with the model and data it has."""
-    saved = workdir / "config.json"
-    if path is None and not saved.exists():
+def _settings(path: str | None, overrides: Sequence[str], workdir: Path) -> FrozenConfigDict:
+    """The config to train: of the file, or of the run that is there."""
+    if path is not None:
+        return config.load_config(path, overrides)
+    if not (workdir / "config.json").exists():
         raise UserError(f"--config is needed: {workdir} holds no run to go on with")
-    if path is None:
-        settings = config.override(config.read_config(workdir), overrides)
-    else:
-        settings = config.load_config(path, overrides)
-    if any(has_checkpoint(workdir, stage) for stage in STAGES) and saved.exists():
-        for change in config.check_resume(config.read_config(workdir), settings, workdir):
-            log.info("changed since the last start: %s", change)
-    return settings
+    return config.override(config.read_config(workdir), overrides)
 
 
 if __name__ == "__main__":

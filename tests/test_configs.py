@@ -16,8 +16,8 @@ from imgen.latents import LatentSpec
 from imgen.parallel.mesh import batch_sharding, make_mesh
 from imgen.params import paths
 from imgen.runs import cli
-from imgen.runs.stages import evaluation_task
-from imgen.runs.trained import load_tokenizer
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import Run
 from imgen.training.state import abstract_state, init_state
 from tests.data.tiny import write_tfds
 
@@ -39,7 +39,7 @@ def test_a_recipe_builds_at_full_size_and_every_parameter_has_its_place(name):
     assert config.from_json(config.to_json(settings)) == settings
     size = settings.data.image_size
     for stage in settings.train:
-        task = evaluation_task(stage, settings)
+        task = Experiment.build(settings).task(stage)
         batch = {"image": jnp.zeros((1, size, size, 3), jnp.uint8)}
         if stage == "generator":
             batch |= task.generator.conditioner.example(1)
@@ -81,7 +81,7 @@ def test_a_recipe_builds_at_full_size_and_every_parameter_has_its_place(name):
     ],
 )
 def test_a_recipe_has_the_published_number_of_parameters(name, millions):
-    task = evaluation_task("generator", config.load_config(f"configs/{name}"))
+    task = Experiment.build(config.load_config(f"configs/{name}")).task("generator")
     shapes = jax.eval_shape(task.generator.init_params, jax.random.key(0))
     trained = {k: v for k, v in paths.flatten(shapes).items() if not k.endswith("null_features")}
     counted = 1e-4 if name.startswith("xar") else 0.01
@@ -100,7 +100,7 @@ def test_a_recipe_has_the_published_number_of_parameters(name, millions):
 )
 def test_xar_takes_any_entity_from_the_command_line(options, count):
     overrides = [f"--config.generator.{option}" for option in options]
-    task = evaluation_task("generator", config.load_config("configs/xar.py:b", overrides))
+    task = Experiment.build(config.load_config("configs/xar.py:b", overrides)).task("generator")
     assert task.generator.entities.count == count
 
 
@@ -138,7 +138,7 @@ def smoke(name: str, workdir: Path, *overrides: str) -> list[dict]:
 @pytest.mark.parametrize("size", ["b", "l", "xl", "xxl", "3b"])
 def test_imagenet_builds_shards_and_takes_a_step_on_eight_devices(size):
     settings = config.load_config(f"configs/imagenet.py:llamagen_{size},smoke")
-    task, mesh = evaluation_task("generator", settings), make_mesh(2, 2, 2)
+    task, mesh = Experiment.build(settings).task("generator"), make_mesh(2, 2, 2)
     task = dataclasses.replace(task, tokenizer=None)
     batch = {"codes": np.zeros((16, 8, 8), np.int32), "label": np.zeros(16, np.int32)}
     with jax.set_mesh(mesh):
@@ -212,11 +212,11 @@ def test_titok_trains_in_two_stages_on_the_codes_of_maskgits_vqgan(tmp_path):
     assert rows[0]["proxy_loss"] == pytest.approx(np.log(64), rel=0.1)  # hardly trained: 64 codes
     rows = smoke("configs/titok.py:titok_s128,smoke", second, f"init.tokenizer={first}")
     assert_trained(rows, adversarial=True)
-    before, after = (paths.flatten(load_tokenizer(run).params) for run in (first, second))
+    before, after = (paths.flatten(Run(run).tokenizer().params) for run in (first, second))
     for path, leaf in after.items():  # the parts that the second stage leaves alone
         frozen = path.startswith(("encoder/", "latent_tokens", "quantizer/"))
         assert np.array_equal(leaf, before[path]) == frozen, path
-    given = paths.flatten(load_tokenizer(proxy).params)
+    given = paths.flatten(Run(proxy).tokenizer().params)
     for path, leaf in given.items():
         np.testing.assert_array_equal(before[f"proxy/{path}"], leaf)
 

@@ -166,9 +166,9 @@ class _EvalReader:
 
 
 def _follow_parent(worker_index: int, worker_count: int) -> None:
-    """Makes this worker process live as long as its parent: through a Ctrl-C or SIGTERM sent to the
+    """Makes this worker process live as long as its parent: through a signal sent to the
     whole group, which the parent answers with a checkpoint, but not after the parent was killed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
     def wait():

@@ -15,13 +15,15 @@ SPEED_FIELDS = ("images_per_second", "seconds")
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """All complete rows of a metrics.jsonl; a line cut short by a crash is left out."""
+    """All complete rows of a metrics.jsonl; what a crash cut short or something else wrote is left out."""
     rows = []
     path = Path(path)
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            if isinstance(row["stage"], str) and isinstance(row["step"], int):
+                rows.append(row)
+        except (ValueError, TypeError, KeyError):
             continue
     return rows
 

@@ -1,6 +1,7 @@
 """What all commands share: exit statuses, argument errors, logging, the run's folder."""
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -55,7 +56,22 @@ def run(main: Callable[[], None], log_to: TextIO | None = None) -> int:
         return _end(f"imgen: {stopped}", 128 + stopped.signum)
     except KeyboardInterrupt:
         return _end("imgen: interrupted", 128 + signal.SIGINT)
+    except Exception as error:
+        if full := _of_full_disk(error):
+            return _end(f"imgen: error: {full}: make room, and start the same command again", 2)
+        raise
     return 0
+
+
+def _of_full_disk(error: BaseException | None) -> str:
+    """The line of an error, or of one behind it, that says that a disk is full; "" if none does."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        for line in str(error).splitlines():
+            if full or any(os.strerror(code) in line for code in (errno.ENOSPC, errno.EDQUOT)):
+                return line
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _end(message: str, status: int) -> int:
@@ -113,8 +129,9 @@ def use_compilation_cache() -> None:
 
 
 def make_workdir(path: str | Path, flag: str = "--workdir") -> Path:
-    """Makes the folder that the user named by `flag`. Raises UserError if it can't be written to."""
-    path = Path(path)
+    """Makes the folder that the user named by `flag`, "~" being the home folder. Raises UserError if it can't
+    be written to."""
+    path = Path(path).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

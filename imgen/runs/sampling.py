@@ -4,11 +4,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from imgen import config
-from imgen.config import plain
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
-from imgen.runs.trained import CHECKPOINTS, TrainedGenerator, load_generator
+from imgen.runs.run import CHECKPOINTS, Run, TrainedGenerator
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -46,24 +44,14 @@ def open_generator(
 
     Raises UserError where it can draw no pictures.
     """
-    run = load_generator(workdir, checkpoint)
-    if run.tokenizer_params is None:
+    run = Run(workdir, checkpoint)
+    trained = run.generator()
+    if trained.tokenizer_params is None:
         raise UserError(
             f"{workdir} was trained on stored codes without a tokenizer, so it cannot draw "
             "pictures: train it with init.tokenizer set"
         )
-    settings = config.read_config(workdir).train.generator
-    guidance = _chosen(settings.get("guidance", {}), scale=chosen.guidance)
-    filters = _chosen(
-        settings.get("filters", {}),
-        temperature=chosen.temperature, top_k=chosen.top_k, top_p=chosen.top_p,
-    )  # fmt: skip
-    return run, Guidance(**guidance), Filters(**filters)
-
-
-def _chosen(run_default, **asked) -> dict[str, Any]:
-    """The run's settings with those that the user gave."""
-    return {**plain(run_default), **{k: v for k, v in asked.items() if v is not None}}
+    return trained, *run.sampling(**dataclasses.asdict(chosen))
 
 
 def describe(run: TrainedGenerator, guidance: Guidance, filters: Filters) -> dict[str, Any]:

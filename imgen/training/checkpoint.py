@@ -5,9 +5,13 @@ step's folder appears only when it is complete (written beside, then renamed). O
 flipped bytes in its data files, so the checksums are ours.
 """
 
+import hashlib
 import json
 import logging
+import os
+import tempfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,19 @@ def _as_tree(item):
     return {"array": item} if isinstance(item, jax.Array | jax.ShapeDtypeStruct) else item
 
 
+def _without_wildcards(directory: Path) -> Path:
+    """A path of this directory that Orbax, which globs, takes as it is: itself, or a link to it."""
+    if not set("*?[]") & set(str(directory)):
+        return directory
+    name = hashlib.sha256(str(directory).encode()).hexdigest()[:24]
+    link = Path(tempfile.gettempdir()) / f"imgen-{os.getuid()}-{name}"
+    if not link.is_symlink() or link.readlink() != directory:
+        fresh = link.with_name(f"{link.name}-{os.getpid()}")
+        fresh.symlink_to(directory)
+        fresh.replace(link)
+    return link
+
+
 def _shapes(tree) -> dict[str, list[int]]:
     return {path: list(leaf.shape) for path, leaf in paths.flatten(tree).items()}
 
@@ -76,8 +93,10 @@ class Checkpointer:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._saving: int | None = None
         self._intact: dict[int, bool] = {}
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
-            self.directory,
+            _without_wildcards(self.directory),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=not read_only,
@@ -122,6 +141,13 @@ class Checkpointer:
         """The meta of the newest readable checkpoint, with its step; None without one."""
         step = self.latest_step()
         return None if step is None else self._meta(step)
+
+    def check_latest(self, abstract: State, besides: Collection[str] = ()) -> None:
+        """Raises UserError unless the newest readable checkpoint has the shapes of a state, but for some of
+        its keys. Nothing is loaded."""
+        step = self.latest_step()
+        if step is not None:
+            self._check_shapes(step, abstract, besides)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged ones too, the newest first."""
@@ -205,7 +231,8 @@ class Checkpointer:
         """(state, meta), or None if that checkpoint is damaged."""
         if not self._is_intact(step):
             return None
-        self._check_shapes(step, abstract, whole)
+        saved = () if whole else self._meta(step)["shapes"]
+        self._check_shapes(step, abstract, {path.split("/")[0] for path in saved} - set(abstract))
         args = {
             k: ocp.args.StandardRestore(_as_tree(v))
             for k, v in abstract.items()
@@ -226,11 +253,11 @@ class Checkpointer:
         found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         return found["meta"]
 
-    def _check_shapes(self, step: int, abstract: State, whole: bool) -> None:
+    def _check_shapes(self, step: int, abstract: State, besides: Collection[str]) -> None:
+        """besides: keys of the state that are not looked at."""
         saved = self._meta(step)["shapes"]
-        if not whole:
-            saved = {p: s for p, s in saved.items() if p.split("/")[0] in abstract}
-        asked = _shapes(abstract)
+        saved = {p: s for p, s in saved.items() if p.split("/")[0] not in besides}
+        asked = _shapes({key: item for key, item in abstract.items() if key not in besides})
         where = f"checkpoint {self.directory / str(step)}"
         remedy = "use the config that it was trained with, or another --workdir"
         for path in sorted(saved.keys() | asked.keys()):

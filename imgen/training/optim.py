@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from imgen.config.construct import construct
+from imgen.config.types import check_range
 from imgen.errors import UserError
 from imgen.params import paths
 
@@ -69,6 +70,7 @@ def make_schedule(
     rest of the run follows the named shape; `final` and `factor` are shares of the peak rate. warmup_share:
     the warm-up as a share of the run, in place of its steps.
     """
+    check_range("schedule.warmup_steps", warmup_steps, 0)
     if warmup_share is not None:
         if warmup_steps or not 0 <= warmup_share < 1:
             raise UserError(
@@ -139,9 +141,9 @@ def make_optimizer(
       match one. Not by number of axes: stacked layers (`nn.scan`) give biases two of them.
     frozen: regexes; a parameter that matches any is never changed (by no decay either) and has no
       moments. Its gradient does not count in the norm that is clipped.
-    clip_norm: largest global norm of the trained parameters' gradient, None for no clipping.
+    clip_norm: largest global norm of the trained parameters' gradient, None or 0 for no clipping.
     skip_norm: after the first 100 steps, an update whose gradient has a larger norm is left out, moments
-      and schedule included (RandAR); None for all updates.
+      and schedule included (RandAR); None or 0 for all updates.
     schedule: `name` and the arguments of that schedule (see `make_schedule`).
     """
     if name not in SCALINGS:
@@ -150,14 +152,20 @@ def make_optimizer(
         raise UserError("optimizer 'adam' has no weight decay; use 'adamw' or weight_decay=0")
     if len(betas) != 2:
         raise UserError(f"optimizer.betas {tuple(betas)}: two numbers are needed")
+    for beta in betas:
+        check_range("betas", beta, 0.0, below=1.0)
+    sizes = dict(learning_rate=learning_rate, eps=eps, weight_decay=weight_decay)
+    sizes |= dict(clip_norm=clip_norm or 0.0, skip_norm=skip_norm or 0.0)
+    for field, size in sizes.items():
+        check_range(field, size, 0.0)
     lr = make_schedule(learning_rate, total_steps, **schedule)
     steps = [SCALINGS[name](*betas, eps)]
-    if clip_norm is not None:
+    if clip_norm:
         steps.insert(0, optax.clip_by_global_norm(clip_norm))
     if weight_decay:
         steps.append(_decay_weights(weight_decay, decay))
     optimizer = optax.chain(*steps, optax.scale_by_learning_rate(lr))
-    if skip_norm is not None:
+    if skip_norm:
         optimizer = _skip_large(optimizer, skip_norm)
     if not frozen:
         return optimizer, lr

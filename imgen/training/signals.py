@@ -1,10 +1,12 @@
-"""SIGTERM and Ctrl-C as a request to stop after the current step."""
+"""SIGTERM, Ctrl-C, a closed terminal and SLURM's SIGUSR1 as a request to stop after the current step."""
 
 import signal
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
@@ -16,10 +18,11 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While open, remembers SIGTERM and SIGINT instead of dying; a second Ctrl-C dies as usual.
+    """While open, remembers SIGNALS instead of dying; a second Ctrl-C dies as usual.
 
-    Handlers are put back on leaving. Only the main thread may install handlers; elsewhere (a
-    notebook's or test's thread) signals keep their meaning and nothing is ever requested.
+    Handlers are put back on leaving; a signal that is ignored (SIGHUP under nohup) stays so. Only the main
+    thread may install handlers; elsewhere (a notebook's or test's thread) signals keep their meaning and
+    nothing is ever requested.
     """
 
     def __init__(self):
@@ -28,8 +31,9 @@ class StopRequest:
 
     def __enter__(self):
         try:
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                self._before[signum] = signal.signal(signum, self._remember)
+            for signum in SIGNALS:
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    self._before[signum] = signal.signal(signum, self._remember)
         except ValueError:  # not the main thread
             self._before = {}
         return self

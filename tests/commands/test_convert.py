@@ -22,7 +22,8 @@ from imgen.interop.table import LINEAR, Row, to_official
 from imgen.params import files as weights
 from imgen.params import paths
 from imgen.runs import cli
-from imgen.runs import trained as runs
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import Run
 from imgen.tokenizers.losses import lpips
 from tests.conditioning.tiny_clip import random_params, tiny_clip
 
@@ -133,7 +134,7 @@ def test_every_published_tokenizer_goes_there_and_back():
 def small_vq(tmp_path):
     """A file of taming's layout with random weights, and the config of such a small one."""
     small = "configs/vq.py:taming_vqgan,smoke"
-    tokenizer, _ = runs.build_tokenizer(config.load_config(small))
+    tokenizer = Experiment.build(config.load_config(small)).tokenizer
     images = np.zeros((1, 32, 32, 3), np.float32)
     params = jax.jit(tokenizer.init)(jax.random.key(0), images)["params"]
     save_file(to_official(taming.rows(), params), tmp_path / "vq.safetensors")
@@ -143,7 +144,7 @@ def small_vq(tmp_path):
 def test_a_tokenizer_becomes_a_run_that_commands_take(capsys, tmp_path, small_vq):
     small, file, tokenizer, params = small_vq
     assert run(capsys, file, tmp_path / "vq", "--config", small, system="taming_vqgan")[0] == 0
-    found = runs.load_tokenizer(tmp_path / "vq")
+    found = Run(tmp_path / "vq").tokenizer()
     assert found.module == tokenizer and found.step == 0
     assert jax.tree.map(np.array_equal, found.params, params)
     argv = ["--workdir", f"{tmp_path / 'vq'}", "--num", "8", "--batch_size", "8"]

@@ -11,7 +11,7 @@ from imgen import config, encode, evaluate, sample, train
 from imgen.data import make_source
 from imgen.params import paths
 from imgen.runs import cli
-from imgen.runs.trained import load_tokenizer
+from imgen.runs.run import Run
 from tests.evaluation.toy_network import untrained_weights
 
 SMALL = "configs/small_tokenizers.py"
@@ -61,7 +61,7 @@ def test_a_tokenizer_of_bits_is_measured_and_its_stored_bits_train_a_generator(
     for split in ("train", "test"):
         argv = ["--workdir", str(bits_run), "--split", split, "--out", str(codes)]
         assert cli.run(lambda argv=argv: encode.main(argv)) == 0
-    source, run = make_source("latents", "train", path=str(codes)), load_tokenizer(bits_run)
+    source, run = make_source("latents", "train", path=str(codes)), Run(bits_run).tokenizer()
     assert source.spec == run.spec and source.spec.kind == "bits"
     images = make_source("shapes", "train", size=32, num=64)
     np.testing.assert_array_equal(
@@ -88,7 +88,7 @@ def test_a_tokenizer_of_bits_is_measured_and_its_stored_bits_train_a_generator(
 
 def test_continuous_latents_are_normalised_and_stored_as_moments(kl_run, tmp_path):
     workdir, rows = kl_run
-    run = load_tokenizer(workdir)
+    run = Run(workdir).tokenizer()
     last = [row for row in rows if "latent_std" in row][-1]
     quantizer = run.params["quantizer"]
     assert float(quantizer["scale"]) != 1.0 and last["latent_std"] > 0
@@ -124,11 +124,11 @@ def test_flags_that_cannot_change_a_reconstruction_are_refused(bits_run, tmp_pat
 def test_a_tokenizer_goes_on_from_another_run_and_needs_it_no_more(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     trained("vq", first)
-    start = load_tokenizer(first).params["quantizer"]["codebook"]
+    start = Run(first).tokenizer().params["quantizer"]["codebook"]
     more = [f"init.tokenizer={first}", "train.tokenizer.ema_decay=0.0", "train.tokenizer.steps=1"]
     trained("vq", second, *more)
     # k-means would have put every code elsewhere, an average begun afresh would have pulled them there.
-    table = load_tokenizer(second).params["quantizer"]["codebook"]
+    table = Run(second).tokenizer().params["quantizer"]["codebook"]
     assert np.abs(table - start).max() < 0.1 * np.abs(start).max()
     shutil.rmtree(first)
     trained("vq", second, *more[:2], "train.tokenizer.steps=2")
@@ -169,7 +169,7 @@ def test_flextok_trains_on_a_frozen_autoencoder_and_shows_its_prefixes(kl_run, t
     shutil.rmtree(workdir / "checkpoints" / "tokenizer" / "4")
     rows = trained("flextok", workdir, *overrides, config=measuring)
     assert [row["step"] for row in rows if "flow_loss" in row] == [1, 2, 3, 4]
-    ours, theirs = load_tokenizer(workdir).params["vae"], load_tokenizer(vae).params
+    ours, theirs = Run(workdir).tokenizer().params["vae"], Run(vae).tokenizer().params
     for path, leaf in paths.flatten(ours).items():
         np.testing.assert_array_equal(leaf, paths.flatten(theirs)[path])
     more = ["--features", "fd_cifar", "--features_weights", weights, "--batch_size", "2"]

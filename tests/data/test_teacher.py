@@ -12,7 +12,8 @@ from imgen.data.teacher import WithTeacher
 from imgen.errors import UserError
 from imgen.parallel.mesh import make_mesh
 from imgen.runs import cli
-from imgen.runs.checks import check
+from imgen.runs.experiment import Experiment
+from imgen.runs.training import check
 
 
 def test_each_image_comes_with_its_own_features(tmp_path):
@@ -63,4 +64,5 @@ def test_features_that_nothing_would_learn_are_refused_before_training(config, l
     else:
         settings["tokenizer"]["vae"], settings["init"] = None, {}
     with pytest.raises(UserError, match=line):
-        check(ConfigDict(settings), tmp_path / "run", make_mesh(devices=jax.devices()[:1]))
+        experiment = Experiment.build(ConfigDict(settings))
+        check(experiment, tmp_path / "run", make_mesh(devices=jax.devices()[:1]))

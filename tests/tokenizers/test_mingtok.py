@@ -10,7 +10,7 @@ from imgen.errors import UserError
 from imgen.interop import mingtok as interop
 from imgen.nn.attention import KVCache
 from imgen.params.paths import flatten
-from imgen.runs.stages import evaluation_task
+from imgen.runs.experiment import Experiment
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.mingtok import MingTok, mingtok, random_mask
 from imgen.training.latent_care import put
@@ -180,7 +180,7 @@ def test_the_pixels_teach_all_stages_and_the_teacher_the_first_two():
 def test_the_recipe_has_its_parts(name):
     """Traced, not run."""
     settings = config.load_config(f"configs/mingtok.py:{name}")
-    task = evaluation_task("tokenizer", settings)
+    task = Experiment.build(settings).task("tokenizer")
     batch = {"image": jnp.zeros((2, 32, 32, 3), jnp.uint8), "mask": jnp.ones(2)}
     if "teacher" in name:
         batch["teacher"] = jnp.zeros((2, 16, 1024))

@@ -5,12 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from imgen.errors import UserError
 from imgen.nn.vit import ViT
 from imgen.params.paths import flatten
-from imgen.runs.trained import build_tokenizer
+from imgen.runs.experiment import build_tokenizer
 from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.quantizers import FSQ, Gaussian, VectorQuantizer
 from imgen.tokenizers.titok import PRESETS, SIZES, TiTok, causal_latents
@@ -243,7 +242,8 @@ def test_quantizer_and_proxy_of_a_config_are_given_by_name():
     def build(**proxy):
         fsq = dict(name="fsq", levels=(5, 3))
         tokenizer = dict(name="titok", head="codes", quantizer=fsq, proxy=proxy)
-        return build_tokenizer(ConfigDict(dict(tokenizer=tokenizer, data=dict(image_size=256))))
+        built = build_tokenizer(tokenizer)
+        return built, built.spec(256)
 
     named, spec = build(name="vq", codebook_size=7, dtype="bfloat16")
     assert spec.size == 15 and named.proxy == vq(codebook_size=7, dtype=jnp.bfloat16)

@@ -10,7 +10,7 @@ from imgen import config
 from imgen.errors import UserError
 from imgen.parallel.mesh import batch_sharding, make_mesh
 from imgen.params.paths import flatten
-from imgen.runs.stages import evaluation_task
+from imgen.runs.experiment import Experiment
 from imgen.tokenizers.binary_1d import vq_1d
 from imgen.tokenizers.losses.adversary import Adversary
 from imgen.tokenizers.losses.discriminators import PatchGAN
@@ -19,8 +19,8 @@ from imgen.tokenizers.losses.terms import annealed
 from imgen.tokenizers.vq import vq
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
-from tests.tokenizers.random_params import random_params
 from tests.tokenizers.losses.test_adversary import Brightness
+from tests.tokenizers.random_params import random_params
 
 SIZES = dict(
     ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=32, codebook_dim=4,
@@ -123,7 +123,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch():
 @pytest.mark.parametrize("name", ["ibq", "rq", "titok_vae", "dynamic"])
 def test_every_kind_of_tokenizer_learns_its_batch(name):
     settings = config.load_config(f"configs/small_tokenizers.py:{name},smoke")
-    task = evaluation_task("tokenizer", settings)
+    task = Experiment.build(settings).task("tokenizer")
     optimizer = {"learning_rate": 3e-3, "clip_norm": 1.0}
     task = dataclasses.replace(task, optimizer=optimizer, ema_decay=0.0, restart_every=0)
     batch = {"image": photos(8)["image"].repeat(4, 1).repeat(4, 2)}  # 32x32

@@ -10,7 +10,7 @@ from imgen.errors import NonFiniteLoss, UserError
 from imgen.parallel.mesh import make_mesh
 from imgen.report.metrics_log import read_metrics
 from imgen.training.evaluator import Evaluator
-from imgen.training.signals import Interrupted
+from imgen.training.signals import SIGNALS, Interrupted
 from imgen.training.stage import Stage
 from tests.training.killing import assert_same_run
 from tests.training.toy import ToyTask, eval_batches, toy_stage, train, train_batches
@@ -75,10 +75,10 @@ def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path
     assert train(tmp_path / "a", toy_stage(steps=6)) is None
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
     """The first one comes between steps, the second one in the midst of an evaluation, which is given up."""
-    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [signal.getsignal(s) for s in SIGNALS]
 
     def interrupted_batches(start):
         for step, batch in enumerate(train_batches(start), start):
@@ -102,7 +102,7 @@ def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
     assert (step == 5 if signum == signal.SIGINT else 5 <= step <= 8) and (
         tmp_path / f"a/checkpoints/toy/{step}"
     ).is_dir()
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert [signal.getsignal(s) for s in SIGNALS] == handlers
     train(tmp_path / "a", stage)
     train(tmp_path / "b", stage)
     assert_same_run(tmp_path / "a", tmp_path / "b", ["toy"])

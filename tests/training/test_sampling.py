@@ -8,7 +8,7 @@ from imgen import config
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError
 from imgen.parallel.mesh import batch_sharding, make_mesh, replicated
-from imgen.runs.trained import build_generator, build_tokenizer
+from imgen.runs.experiment import Experiment
 from imgen.training.generator_task import sampler
 from imgen.training.sampling import sample_labels, sample_set
 
@@ -29,8 +29,8 @@ def model():
         "configs/quickstart.py:smoke",
         ["data.image_size=16", "tokenizer.ch=8", "tokenizer.z_channels=8", "tokenizer.groups=4"],
     )
-    tokenizer, spec = build_tokenizer(settings)
-    generator = build_generator(settings, spec)
+    experiment = Experiment.build(settings)
+    tokenizer, generator = experiment.tokenizer, experiment.model
     rng, images = np.random.default_rng(0), np.zeros((1, 16, 16, 3), np.float32)
     params = jax.device_get(jax.jit(generator.init_params)(jax.random.key(0)))
     params = jax.tree.map(

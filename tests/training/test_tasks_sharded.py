@@ -15,7 +15,7 @@ from imgen.generators import make_generator, make_xar
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import batch_sharding, make_mesh
 from imgen.params import paths
-from imgen.runs.trained import build_tokenizer
+from imgen.runs.experiment import Experiment
 from imgen.tokenizers.losses.adversary import Adversary
 from imgen.tokenizers.losses.discriminators import PatchGAN
 from imgen.tokenizers.vq import vq
@@ -148,7 +148,7 @@ def small_tokenizer(name):
     settings.tokenizer.update(SMALL[name])
     if name == "flextok":
         settings.tokenizer.vae.update(ch=8, groups=4, num_res_blocks=1)
-    return build_tokenizer(settings)[0]
+    return Experiment.build(settings).tokenizer
 
 
 @pytest.mark.parametrize("name", ["binary_1d", "flextok"])
