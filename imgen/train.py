@@ -21,7 +21,8 @@ from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.parallel.mesh import make_mesh
 from imgen.report.metrics_log import MetricWriter, read_metrics
-from imgen.report.run_page import summary_text, write_report
+from imgen.report.run_page import write_report
+from imgen.report.summary import summary_text
 from imgen.runs import cli
 from imgen.runs.checks import check
 from imgen.runs.stages import STAGES, build_stages, has_checkpoint
