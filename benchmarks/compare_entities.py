@@ -16,35 +16,21 @@ calls of the whole transformer on one entity, or of the head on one token. Sampl
 the guidance of the samples, latents only, compiled beforehand: medians.
 """
 
-import json
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from benchmarks.page import write_page, write_table
-from benchmarks.runs import (
-    choices,
-    chosen_or_there,
-    draw,
-    in_turns,
-    on_stored_latents,
-    refuse_changes,
-    store_latents,
-)
-from imgen import config, train
+from benchmarks.comparison import Comparison, Job, chosen, in_turns
+from benchmarks.runs import choices, draw, on_stored_latents, store_latents, training
+from imgen import config
 from imgen.decoding import draw_latents
-from imgen.errors import UserError
 from imgen.generators import XAR
-from imgen.report import charts as plot
-from imgen.report import pixels as images
-from imgen.report.metrics_log import read_metrics
-from imgen.runs import cli
-from imgen.runs import held_out as run_metrics
+from imgen.report.charts import chart
+from imgen.runs import cli, held_out
 from imgen.runs.stages import open_source
 from imgen.runs.trained import build_tokenizer, load_generator
 
@@ -80,35 +66,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=64, help="pictures in a grid")
     parser.add_argument("--seconds", type=float, default=3.0, help="to time each sampling for")
     args, overrides = parser.parse_with_overrides(argv)
-    names = args.models.split(",")
-    for name in names:
-        if name not in NAMES:
-            raise UserError(f"--models {name!r} is none of {', '.join(NAMES)}")
-    cli.use_compilation_cache()
-    out = cli.make_workdir(args.out, "--out")
+    comparison = Comparison(args.out, chosen(args.models, NAMES, "--models"), NAMES)
     run = config.read_config(args.workdir)
-    latents = store_latents(args.workdir, run, out / "latents")
-    settings = {
-        name: config.override(model_settings(run, args, latents, name), overrides)
-        for name in chosen_or_there(out, names, NAMES)
-    }
-    for name in settings:
-        refuse_changes(out / name, settings[name])
-    for name in names:
-        train.train(settings[name], cli.make_workdir(out / name))
-        images.save_png(out / f"{name}.png", draw(out / name, settings[name], args.samples))
-    rows = {row["name"]: row for row in read_metrics(out / "results.jsonl")}  # of other models
-    rows |= {name: {"name": name, **quality(out / name, settings[name])} for name in names}
-    jobs = {name: (job(out / name, settings[name]), BATCH) for name in names}
+    latents = store_latents(args.workdir, run, comparison.out / "latents")
+    settings = comparison.train(
+        lambda name: config.override(model_settings(run, args, latents, name), overrides),
+        quality,
+        lambda workdir, own: draw(workdir, own, args.samples),
+    )
+    jobs = {name: job(comparison.out / name, settings[name]) for name in comparison.names}
     for name, speed in in_turns(jobs, args.seconds).items():
-        rows[name]["images_per_second"] = speed
-    rows = [rows[name] for name in NAMES if name in rows]
-    (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report(out, rows, args.workdir)
+        comparison.add(name, {"images_per_second": speed})
+    curves = [
+        (name, *zip(*row["curve"], strict=True))
+        for name, row in comparison.rows.items()
+        if name != "raster_diffusion"  # whose loss is another
+    ]
+    comparison.report(
+        f"Entities after {args.steps:,} steps on the latents of {args.workdir}",
+        COLUMNS,
+        NOTE,
+        {"Held-out loss over training steps": chart("", curves, values=False)},
+    )
 
 
 def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> ConfigDict:
-    """The run's config, made to train one of the models on stored moments."""
+    """Returns the run's config, made to train one of the models on stored moments."""
     settings = on_stored_latents(run, args.workdir, latents, args.steps, args.batch_size)
     settings.train.generator.update(
         log_every=50, ema_decay=0.995, condition_dropout=0.1,
@@ -142,11 +125,9 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
     return FrozenConfigDict(settings)
 
 
-def quality(workdir: Path, settings: FrozenConfigDict) -> dict:
-    """What training came to, on as many held-out images as it was evaluated on."""
-    num = settings.data.eval.get("num_examples")
-    found = run_metrics.error(run_metrics.HeldOut(workdir, num), settings)
-    rows = read_metrics(workdir / "metrics.jsonl")
+def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
+    """Returns what training came to, on as many held-out images as it was evaluated on."""
+    on = held_out.HeldOut(workdir, settings.data.eval.get("num_examples"))
     run = load_generator(workdir)
     model = run.module
     if isinstance(model, XAR):
@@ -156,20 +137,15 @@ def quality(workdir: Path, settings: FrozenConfigDict) -> dict:
         evaluations = entities * model.coding.evaluations
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(run.params)),
-        "steps": found["step"],
         "entities": entities,
-        "loss": round(found["loss"], 4),
+        "loss": round(held_out.error(on, settings)["loss"], 4),
         "evaluations": evaluations,
-        "train_images_per_second": round(
-            statistics.median(r["images_per_second"] for r in rows if "images_per_second" in r), 1
-        ),
-        "curve": [[r["step"], r["val/loss"]] for r in rows if "val/loss" in r],
-        "device": jax.devices()[0].device_kind,
+        **training(workdir, "val/loss"),
     }
 
 
-def job(workdir: Path, settings: FrozenConfigDict) -> Callable[[int], None]:
-    """Draws the latents of BATCH images from a numbered key, and waits for them."""
+def job(workdir: Path, settings: FrozenConfigDict) -> Job:
+    """Returns the drawing of BATCH images' latents."""
     run, ids = load_generator(workdir), jnp.arange(BATCH)
     guidance, filters = choices(settings)
     cond = {"label": ids % run.module.conditioner.num_classes}
@@ -183,26 +159,7 @@ def job(workdir: Path, settings: FrozenConfigDict) -> Callable[[int], None]:
     def once(number: int) -> None:
         jax.block_until_ready(sample(params, jax.random.key(number)))
 
-    return once
-
-
-def report(out: Path, rows: list[dict], run: str) -> None:
-    """DIR/table.md, also printed, and DIR/compare.html."""
-    print(write_table(out / "table.md", rows, COLUMNS, NOTE))
-    curves = [
-        (row["name"], *zip(*row["curve"], strict=True))
-        for row in rows
-        if row["name"] != "raster_diffusion"
-    ]
-    write_page(
-        out / "compare.html",
-        f"Entities after {rows[0]['steps']:,} steps on the latents of {run} ({rows[0]['device']})",
-        rows,
-        COLUMNS,
-        NOTE,
-        {"Held-out loss over training steps": plot.chart("", curves, values=False)},
-        {row["name"]: out / f"{row['name']}.png" for row in rows},
-    )
+    return once, BATCH
 
 
 if __name__ == "__main__":

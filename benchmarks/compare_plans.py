@@ -14,8 +14,6 @@ medians. Small models fit in a CPU's cache, where a call costs by the code; so o
 timed at LlamaGen-B's size (NAR-B, ...), with fresh parameters, where a call costs the reading of the weights.
 """
 
-import json
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,23 +22,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from benchmarks.page import write_page, write_table
-from benchmarks.runs import (
-    choices,
-    chosen_or_there,
-    draw,
-    in_turns,
-    on_stored_latents,
-    refuse_changes,
-    store_latents,
-)
-from imgen import config, train
+from benchmarks.comparison import Comparison, Job, chosen, in_turns
+from benchmarks.runs import choices, draw, on_stored_latents, store_latents, training
+from imgen import config
 from imgen.decoding import Guidance, decoding_params, generate
 from imgen.errors import UserError
 from imgen.generators.presets import LLAMAGEN
-from imgen.report import charts as plot
-from imgen.report import pixels as images
-from imgen.report.metrics_log import read_metrics
+from imgen.report.charts import chart
 from imgen.runs import cli
 from imgen.runs.trained import build_generator, build_tokenizer, load_generator
 
@@ -54,7 +42,7 @@ PLANS: dict[str, Callable[[dict], dict]] = {
     "masked": lambda base: {"plan_options": {"steps": 10}},
 }
 COLUMNS = {
-    "plan": "order",
+    "name": "order",
     "parameters": "parameters",
     "nats_per_image": "nats/image",
     "calls": "calls/image",
@@ -87,54 +75,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--no_size_b", dest="size_b", action="store_false", help="no timing at LlamaGen-B's size"
     )
     args, overrides = parser.parse_with_overrides(argv)
-    plans = args.plans.split(",")
-    for plan in plans:
-        if plan not in PLANS:
-            raise UserError(f"--plans {plan!r} is none of {', '.join(PLANS)}")
-    cli.use_compilation_cache()
-    out = cli.make_workdir(args.out, "--out")
+    comparison = Comparison(args.out, chosen(args.plans, [*PLANS], "--plans"), [*PLANS])
     run = config.override(config.read_config(args.workdir), overrides)
-    codes = store_latents(args.workdir, run, out / "codes")
+    codes = store_latents(args.workdir, run, comparison.out / "codes")
     target = parameters(plan_settings(run, args, codes, "raster"))
-    settings = {
-        plan: with_parameters(plan_settings(run, args, codes, plan), target)
-        for plan in chosen_or_there(out, plans, list(PLANS))
-    }
-    for plan in settings:
-        refuse_changes(out / plan, settings[plan])
-    for plan in plans:
-        train.train(settings[plan], cli.make_workdir(out / plan))
-        images.save_png(out / f"{plan}.png", draw(out / plan, settings[plan], args.samples))
-    rows = {row["plan"]: row for row in read_metrics(out / "results.jsonl")}  # of other plans
-    rows |= {plan: {"plan": plan, **quality(out / plan, settings[plan])} for plan in plans}
-    for plan, speeds in time_decoding(out, {p: settings[p] for p in plans}, args).items():
-        rows[plan] |= speeds
-    rows = [rows[plan] for plan in PLANS if plan in rows]
-    (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report(out, rows, args.workdir)
-
-
-def report(out: Path, rows: list[dict], run: str) -> None:
-    """DIR/table.md, also printed, and DIR/compare.html."""
-    shown = [
-        {**row, "nats_per_image": f"≤ {row['nats_per_image']}"} if row["is_bound"] else row
-        for row in rows
-    ]
-    print(write_table(out / "table.md", shown, COLUMNS, BOUND))
-    curves = [(row["plan"], *zip(*row["curve"], strict=True)) for row in rows]
-    write_page(
-        out / "compare.html",
-        f"Orders after {rows[0]['steps']:,} steps on the codes of {run} ({rows[0]['device']})",
-        shown,
+    settings = comparison.train(
+        lambda plan: with_parameters(plan_settings(run, args, codes, plan), target),
+        quality,
+        lambda workdir, own: draw(workdir, own, args.samples),
+    )
+    timed = {plan: settings[plan] for plan in comparison.names}
+    for plan, speeds in time_decoding(comparison.out, timed, args).items():
+        comparison.add(plan, speeds)
+    curves = [(row["name"], *zip(*row["curve"], strict=True)) for row in comparison.rows.values()]
+    comparison.report(
+        f"Orders after {args.steps:,} steps on the codes of {args.workdir}",
         COLUMNS,
         BOUND,
-        {"Held-out nats per image over training steps": plot.chart("", curves, values=False)},
-        {row["plan"]: out / f"{row['plan']}.png" for row in rows},
+        {"Held-out nats per image over training steps": chart("", curves, values=False)},
+        with_bound,
     )
 
 
+def with_bound(row: dict) -> dict:
+    """Returns a row in which what is only bounded says so."""
+    return {**row, "nats_per_image": f"≤ {row['nats_per_image']}"} if row["is_bound"] else row
+
+
 def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> FrozenConfigDict:
-    """The run's config, made to train `plan` on stored codes."""
+    """Returns the run's config, made to train `plan` on stored codes."""
     settings = on_stored_latents(run, args.workdir, codes, args.steps, args.batch_size)
     base = settings.generator
     base.update(plan=plan, plan_options={})
@@ -143,7 +112,7 @@ def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> Frozen
 
 
 def parameters(settings: FrozenConfigDict) -> int:
-    """How many the generator of a config has."""
+    """Returns how many the generator of a config has."""
     _, spec = build_tokenizer(settings)
     generator = build_generator(settings, spec)
     shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
@@ -151,7 +120,7 @@ def parameters(settings: FrozenConfigDict) -> int:
 
 
 def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenConfigDict:
-    """The config with the feed-forward width that brings its parameters nearest to `target`."""
+    """Returns the config with the feed-forward width that brings its parameters nearest to `target`."""
 
     def width(hidden: int) -> FrozenConfigDict:
         changed = ConfigDict(settings.to_dict()).unlock()
@@ -171,51 +140,41 @@ def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenCon
     return found
 
 
-def quality(workdir: Path, settings: FrozenConfigDict) -> dict:
-    """What training came to."""
-    rows = read_metrics(workdir / "metrics.jsonl")
-    last = {k: v for row in rows for k, v in row.items()}
-    generator = load_generator(workdir).module
+def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
+    """Returns what training came to."""
+    found, generator = training(workdir, "val/nats_per_image"), load_generator(workdir).module
     plan = generator.decoding_plan or generator.plan
-    # Orders that are drawn, or chosen: the likelihood is that of one code a call, and only bounded.
-    is_bound = generator.plan.by_sample or generator.plan.masked
     return {
         "parameters": parameters(settings),
-        "steps": last["step"],
-        "nats_per_image": round(last["val/nats_per_image"], 2),
-        "is_bound": is_bound,
+        "nats_per_image": round(found["curve"][-1][1], 2),
+        # Orders that are drawn, or chosen: the likelihood is that of one code a call, and only bounded.
+        "is_bound": generator.plan.by_sample or generator.plan.masked,
         "calls": plan.calls,
-        "train_images_per_second": round(
-            statistics.median(r["images_per_second"] for r in rows if "images_per_second" in r), 1
-        ),
-        "curve": [[r["step"], r["val/nats_per_image"]] for r in rows if "val/loss" in r],
-        "device": jax.devices()[0].device_kind,
+        **found,
     }
 
 
 def time_decoding(out: Path, settings: dict, args) -> dict[str, dict[str, float]]:
-    """Images a second of each plan: the trained models at BATCHES, models of size B one at a time."""
+    """Returns images a second of each plan: the trained models at BATCHES, models of size B one at a time."""
     jobs = {}
     for plan, own in settings.items():
         run = load_generator(out / plan)
         params = decoding_params(run.params, run.module.dtype)
         for batch in BATCHES:
-            jobs[plan, f"images_per_second_{batch}"] = job(run.module, params, own, batch), batch
-        alone = job(run.module, params, own, 1, Guidance())
-        jobs[plan, "images_per_second_1_unguided"] = alone, 1
+            jobs[plan, f"images_per_second_{batch}"] = job(run.module, params, own, batch)
+        jobs[plan, "images_per_second_1_unguided"] = job(run.module, params, own, 1, Guidance())
     speeds = in_turns(jobs, args.seconds)
     if args.size_b:
         for plan, own in settings.items():  # one after another: each takes half a gigabyte
             generator = at_size_b(own)
             params = decoding_params(jax.jit(generator.init_params)(jax.random.key(0)))
-            speeds |= in_turns(
-                {(plan, "images_per_second_b"): (job(generator, params, own, 1), 1)}, args.seconds
-            )
+            alone = {(plan, "images_per_second_b"): job(generator, params, own, 1)}
+            speeds |= in_turns(alone, args.seconds)
     return {plan: {k: v for (p, k), v in speeds.items() if p == plan} for plan in settings}
 
 
 def at_size_b(settings: FrozenConfigDict):
-    """The generator of a config with the width and depth of LlamaGen-B."""
+    """Returns the generator of a config with the width and depth of LlamaGen-B."""
     larger = ConfigDict(settings.to_dict()).unlock()
     larger.generator.update(LLAMAGEN["B"])
     larger.generator.hidden = None
@@ -225,8 +184,8 @@ def at_size_b(settings: FrozenConfigDict):
 
 def job(
     generator, params, settings: FrozenConfigDict, batch: int, guidance: Guidance | None = None
-) -> Callable[[int], None]:
-    """Decodes `batch` images from a numbered key, and waits for them; with the run's guidance by default."""
+) -> Job:
+    """Returns the decoding of `batch` images; with the run's guidance by default."""
     cond = {"label": jnp.arange(batch) % generator.conditioner.num_classes}
     own, filters = choices(settings)
     guidance = own if guidance is None else guidance
@@ -237,7 +196,7 @@ def job(
             generate(generator, params, cond, key, guidance=guidance, filters=filters)
         )
 
-    return once
+    return once, batch
 
 
 if __name__ == "__main__":

@@ -8,26 +8,22 @@ DIR/table.md, DIR/compare.html with a rate-distortion plot, and DIR/NAME.png: or
 flextok works on the latents of kl, which is trained before it.
 """
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
-from benchmarks.page import write_page, write_table
-from benchmarks.runs import in_turns, refuse_changes
+from benchmarks.comparison import Comparison, Job, chosen, in_turns
+from benchmarks.scatter import scatter
 from configs.small_tokenizers import SIZES
-from imgen import config, train
-from imgen.errors import UserError
+from imgen import config
 from imgen.params import paths
-from imgen.report import charts as plot
-from imgen.report import pixels as images
-from imgen.runs import cli
-from imgen.runs import held_out as run_metrics
-from imgen.runs.held_out import HeldOut
+from imgen.report import pixels
+from imgen.runs import cli, held_out
 from imgen.runs.stages import eval_transform, open_source
 from imgen.runs.trained import load_tokenizer
 from imgen.training.reconstructions import is_nested, reconstructor, stripper
@@ -66,49 +62,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="to time each decoder for")
     parser.add_argument("--smoke", action="store_true", help="tiny models on drawn shapes")
     args, overrides = parser.parse_with_overrides(argv)
-    asked = args.tokenizers.split(",") if args.tokenizers else SIZES
-    for name in asked:
-        if name not in SIZES:
-            raise UserError(f"--tokenizers {name!r} is none of {', '.join(SIZES)}")
-    cli.use_compilation_cache()
-    out = cli.make_workdir(args.out, "--out")
-    needed = {"kl"} if "flextok" in asked and not (out / "kl").exists() else set()
-    names = [name for name in SIZES if name in {*asked, *needed}]  # kl comes before flextok
-    for name in names:
+    asked = chosen(args.tokenizers, [*SIZES], "--tokenizers")
+    vae = Path(args.out) / "kl"
+    needed = ["kl"] if "flextok" in asked and not vae.exists() else []  # kl comes before flextok
+    comparison = Comparison(args.out, [*asked, *needed], [*SIZES])
+
+    def settings(name: str) -> FrozenConfigDict:
         arg = ",".join([name, args.data, *(["smoke"] if args.smoke else [])])
         changes = [f"train.tokenizer.steps={args.steps}", *overrides]
         if name == "flextok":
-            changes.append(f"init.parts.vae={out / 'kl'}")
-        settings = config.load_config(f"{CONFIG}:{arg}", changes)
-        refuse_changes(out / name, settings)
-        workdir, done = cli.make_workdir(out / name), out / name / "row.json"
-        if not done.exists():
-            train.train(settings, workdir)
-            draw(out / f"{name}.png", workdir, settings)
-            done.write_text(json.dumps(measure(name, workdir, settings)))
-    there = [name for name in SIZES if (out / name / "row.json").exists()]
-    rows = [json.loads((out / name / "row.json").read_text()) for name in there]
-    for row in rows:
-        if row["steps"] != args.steps:
-            raise UserError(
-                f"{out / row['name']} was trained for {row['steps']} steps, not {args.steps}: use another "
-                "--out"
-            )
-    jobs = {name: (decoding(out / name), BATCH) for name in there}
-    for row, speed in zip(rows, in_turns(jobs, args.seconds).values(), strict=True):
-        row["decode_images_per_second"] = speed
-    (out / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report(out, rows, args.data)
+            changes.append(f"init.parts.vae={vae}")
+        return config.load_config(f"{CONFIG}:{arg}", changes)
+
+    comparison.train(settings, measure, draw)
+    jobs = {name: decoding(comparison.out / name) for name in comparison.shown}
+    for name, speed in in_turns(jobs, args.seconds).items():
+        comparison.add(name, {"decode_images_per_second": speed})
+    title = f"Tokenizers after {args.steps:,} steps on {args.data}"
+    comparison.report(title, COLUMNS, NOTE, rate_distortion([*comparison.rows.values()]))
+
+
+def rate_distortion(rows: list[dict]) -> dict[str, Figure]:
+    """Returns charts of likeness over bits, of those that have any."""
+    charts = {}
+    for heading, column in (("PSNR (dB)", 1), ("SSIM (gauss11)", 2)):
+        groups = [
+            (row["name"], [p[0] for p in row["points"]], [p[column] for p in row["points"]])
+            for row in rows
+            if row["points"]
+        ]
+        if groups:
+            charts[heading] = scatter(groups, "bits per image", heading)
+    return charts
 
 
 def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
-    """A row of the table: what training came to on the whole held-out split."""
+    """Returns what training came to on the whole held-out split."""
     run = load_tokenizer(workdir)
     nested = is_nested(run.module)
-    found = run_metrics.reconstruction(HeldOut(workdir), settings)
+    found = held_out.reconstruction(held_out.HeldOut(workdir), settings)
     spec, points = run.spec, []
     if nested:
-        fewer = run_metrics.prefixes(HeldOut(workdir, PREFIX_IMAGES), settings)["by_tokens"]
+        fewer = held_out.prefixes(held_out.HeldOut(workdir, PREFIX_IMAGES), settings)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.grid[0], row["psnr"], row["ssim_gauss11"]]
             for k, row in fewer.items()
@@ -122,7 +117,6 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
         entropy = np.log2(found["perplexity"]) / length
     usage = found.get("codebook_usage")
     return {
-        "name": name,
         "parameters": sum(x.size for x in paths.flatten(run.params).values()),
         "steps": found["step"],
         "images": found["images"],
@@ -137,18 +131,18 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     }
 
 
-def decoding(workdir: Path) -> Callable[[int], None]:
-    """Decodes BATCH images of a run from latents to pixels, and waits for them."""
+def decoding(workdir: Path) -> Job:
+    """Returns the decoding of BATCH images of a run from latents to pixels."""
     run, size = load_tokenizer(workdir), config.read_config(workdir).data.image_size
     latents = jax.device_put(run.encode(np.zeros((BATCH, size, size, 3), np.uint8)))
     decode = jax.jit(lambda params, x: run.module.apply({"params": params}, x, method="decode"))
     params = jax.device_put(run.params)
-    return lambda number: jax.block_until_ready(decode(params, latents))
+    return lambda number: jax.block_until_ready(decode(params, latents)), BATCH
 
 
-def draw(path: Path, workdir: Path, settings: FrozenConfigDict) -> None:
-    """Original | reconstruction of the first held-out images, fewer of large ones; of nested tokenizers,
-    strips."""
+def draw(workdir: Path, settings: FrozenConfigDict) -> np.ndarray:
+    """Returns a grid: original | reconstruction of the first held-out images, fewer of large ones; of nested
+    tokenizers, strips."""
     run, num = load_tokenizer(workdir), 16 if settings.data.image_size <= 64 else 4
     source, transform = open_source(settings, "eval"), eval_transform(settings)
     originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
@@ -158,30 +152,7 @@ def draw(path: Path, workdir: Path, settings: FrozenConfigDict) -> None:
     else:
         recon = jax.device_get(reconstructor(run.module)(run.params, originals))
         tiles, columns = np.stack([originals, recon], 1).reshape(-1, *recon.shape[1:]), 8
-    images.save_png(path, images.enlarge(images.grid(tiles, columns=columns)))
-
-
-def report(out: Path, rows: list[dict], data: str) -> None:
-    """DIR/table.md, also printed, and DIR/compare.html."""
-    print(write_table(out / "table.md", rows, COLUMNS, NOTE))
-    charts = {}
-    with_bits = [row for row in rows if row["points"]]
-    for heading, column in (("PSNR (dB)", 1), ("SSIM (gauss11)", 2)):
-        groups = [
-            (r["name"], [p[0] for p in r["points"]], [p[column] for p in r["points"]])
-            for r in with_bits
-        ]
-        if groups:
-            charts[heading] = plot.scatter(groups, "bits per image", heading)
-    write_page(
-        out / "compare.html",
-        f"Tokenizers after {rows[0]['steps']:,} steps on {data} ({rows[0]['device']})",
-        rows,
-        COLUMNS,
-        NOTE,
-        charts,
-        {row["name"]: out / f"{row['name']}.png" for row in rows},
-    )
+    return pixels.enlarge(pixels.grid(tiles, columns=columns))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from imgen.evaluation.tokens.report import analyse
 from imgen.evaluation.tokens.scans import SCANS, scan_order
 from imgen.latents import LatentSpec
 from imgen.parallel import prefetch
-from imgen.report import code_statistics as analysis_page
 from imgen.report.progress import Progress
 from imgen.runs import cli
 from imgen.runs.run import Run
@@ -85,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_ranks(out / "ranks.csv", curves["counts"])
     seen = curves["distinct_after_image"]
     write_table(out / "innovation.csv", ("images", "distinct"), enumerate(seen.tolist(), 1))
-    analysis_page.write(out / "report.html", result, curves)
+    from imgen.report import (
+        code_statistics,  # here: matplotlib takes a second that a start can't spare
+    )
+
+    code_statistics.write(out / "report.html", result, curves)
     print(text)
 
 

@@ -23,7 +23,8 @@ from ml_collections import FrozenConfigDict
 from imgen import config
 from imgen.errors import UserError
 from imgen.report.metrics_log import MetricWriter, read_metrics
-from imgen.report.run_page import summary_text, write_report
+from imgen.report.run_page import write_report
+from imgen.report.summary import summary_text
 from imgen.runs import cli
 from imgen.runs.experiment import STAGES, Experiment
 from imgen.runs.lock import locked

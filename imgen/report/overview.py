@@ -1,45 +1,56 @@
 """What is about to be trained: a table of parameters, and what the compiler says of memory."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
+from clu.parameter_overview import make_table
 
 from imgen.parallel.mesh import Rules, specs
 from imgen.params import paths
-from imgen.training.task import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A parameter's line in the table."""
+
+    parameter: str
+    shape: str
+    count: int
+    optimiser: str
+    sharding: str
 
 
 def parameter_table(
-    abstract: State, rules: Rules, mesh, notes: dict[str, str] | None = None
+    state: Mapping, rules: Rules, mesh, notes: Mapping[str, str] | None = None
 ) -> str:
-    """One line per parameter: path, shape, count, what the optimiser does, sharding; and the sum.
+    """Returns one line per parameter: path, shape, count, what the optimiser does, sharding; and the sum.
 
-    notes: path -> what the optimiser does (`optim.describe`).
+    state: a train state, or its shapes. notes: path -> what the optimiser does (`optim.describe`).
     """
-    params = {"params": abstract["params"]}
+    params = {"params": state["params"]}
     found, notes = specs(params, rules, mesh), notes or {}
-    rows, trained, total = [], 0, 0
+    rows = []
     for path, leaf in paths.flatten(params).items():
-        count = math.prod(leaf.shape)
-        note = notes.get(path.removeprefix("params/"), "")
-        total += count
-        trained += count if note != "frozen" else 0
         spec, remark = found[path]
         axes = ", ".join("+".join(a) if isinstance(a, tuple) else str(a or "-") for a in spec)
-        shape = "x".join(map(str, leaf.shape)) or "scalar"
-        rows.append((path, shape, f"{count:,}", note, f"({axes}) {remark}".strip()))
-    head = ("parameter", "shape", "count", "optimiser", "sharding")
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
-        for r in [head, *rows]
-    ]
-    lines.append(f"{total:,} parameters, {trained:,} of them trained")
-    return "\n".join(lines)
+        rows.append(
+            Row(
+                parameter=path,
+                shape="x".join(map(str, leaf.shape)) or "scalar",
+                count=math.prod(leaf.shape),
+                optimiser=notes.get(path.removeprefix("params/"), ""),
+                sharding=f"({axes}) {remark}".strip(),
+            )
+        )
+    total = sum(row.count for row in rows)
+    trained = sum(row.count for row in rows if row.optimiser != "frozen")
+    return f"{make_table(rows)}\n{total:,} parameters, {trained:,} of them trained"
 
 
 def memory_note(compiled: jax.stages.Compiled) -> str:
-    """Bytes per device of the compiled step, as far as this backend tells."""
+    """Returns bytes per device of the compiled step, as far as this backend tells."""
     stats = compiled.memory_analysis()
     if stats is None:
         return "memory unknown"

@@ -1,21 +1,14 @@
 """Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
 
-import shutil
 import sys
-import time
 
-CLEAR_LINE = "\r\x1b[K"
+from tqdm import tqdm
 
-
-def duration(seconds: float) -> str:
-    """75 -> "1:15", 4000 -> "1:06:40"."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+CLEAR_LINE = "\r\x1b[K"  # written before anything that would stand on the bar
 
 
 class Progress:
-    """Shows "name 120/400 30% | loss 3.14 | 810 images/s | 1:15 left" on standard error.
+    """Shows "name 120/400 30% | loss 3.14 | 810 images/s | 01:15 left" on standard error, by tqdm.
 
     start, total: units of work done before and at the end; items: what is counted for the speed
       (e.g. images) per unit. Lines (not a terminal) come every `line_seconds`, and at the end.
@@ -33,32 +26,50 @@ class Progress:
         stream=None,
         enabled: bool = True,
     ):
-        self._name, self._total, self._start, self._items = name, total, start, items
-        self._noun, self._enabled = noun, enabled
-        self._stream = stream or sys.stderr
-        self._bar = self._stream.isatty()
-        self._interval = 0.1 if self._bar else line_seconds
-        self._begun = self._shown = time.monotonic()
+        stream = stream or sys.stderr
+        on_terminal = stream.isatty()
+        self._bar = (_Bar if on_terminal else _Lines)(
+            desc=name, total=total, initial=start, file=stream, disable=not enabled, leave=False,
+            dynamic_ncols=True, mininterval=0.1 if on_terminal else line_seconds, miniters=1, smoothing=0,
+        )  # fmt: skip
+        self._bar.items, self._bar.noun = items, noun
 
     def update(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
-        if not self._enabled or (now - self._shown < self._interval and done < self._total):
-            return
-        self._shown = now
-        per_second = (done - self._start) / max(now - self._begun, 1e-9)
-        left = duration((self._total - done) / per_second) if done > self._start else "?"
-        speed = f"{per_second * self._items:.3g} {self._noun}/s"
-        text = f"{self._name} {done}/{self._total} {100 * done // self._total}%"
-        text = " | ".join(filter(None, [text, note, speed, f"{left} left"]))
-        if self._bar:
-            columns = shutil.get_terminal_size().columns
-            width = max(columns - len(text) - 4, 0)
-            filled = "#" * (width * done // self._total)
-            text = f"{CLEAR_LINE}{text} [{filled:<{width}}]"[: columns + len(CLEAR_LINE) - 1]
-        self._stream.write(text if self._bar else text + "\n")
-        self._stream.flush()
+        """Says how much is done by now; what is last is always shown."""
+        self._bar.note = f"{note} | " if note else ""
+        if done >= self._bar.total:
+            self._bar.mininterval = 0
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        if self._enabled and self._bar:
-            self._stream.write(CLEAR_LINE)
-            self._stream.flush()
+        """Removes the bar; lines stay."""
+        self._bar.close()
+
+
+class _Bar(tqdm):
+    """A bar whose speed is of items, on average since the start."""
+
+    monitor_interval = 0  # no thread that redraws it
+    look = "{desc} {n}/{total} {percentage:.0f}% | {note}{speed} | {remaining} left {bar}"
+    items, noun, note = 1, "steps", ""
+
+    @property
+    def format_dict(self):
+        found = super().format_dict
+        speed = self.items * (found["n"] - found["initial"]) / max(found["elapsed"], 1e-9)
+        words = {"speed": f"{speed:.3g} {self.noun}/s", "note": self.note}
+        return found | words | {"bar_format": self.look}
+
+
+class _Lines(_Bar):
+    """The same as lines, from the first update on."""
+
+    look = _Bar.look.removesuffix(" {bar}")
+
+    def display(self, msg=None, pos=None) -> None:
+        if self.n > self.initial:
+            print(self, file=self.fp, flush=True)
+
+    def close(self) -> None:
+        self.sp = None  # nothing to clear
+        super().close()

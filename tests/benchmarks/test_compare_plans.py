@@ -8,6 +8,7 @@ import pytest
 from benchmarks import compare_plans
 from imgen import config, train
 from imgen.runs import cli
+from tests.report import reading
 
 
 def test_every_plan_gets_as_many_parameters_as_the_first():
@@ -34,16 +35,21 @@ def test_the_command_trains_measures_and_resumes(tmp_path, capsys):
     assert cli.run(lambda: compare_plans.main([*argv, "--plans", "nar"])) == 0
     assert (out / "raster" / "metrics.jsonl").read_text() == before  # it was finished
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert [(row["plan"], row["calls"], row["steps"]) for row in rows] == [
+    assert [(row["name"], row["calls"], row["steps"]) for row in rows] == [
         ("raster", 64, 4),
         ("nar", 15, 4),
     ]
     for row in rows:
         assert row["nats_per_image"] > 0 and row["images_per_second_1"] > 0
-        assert (out / f"{row['plan']}.png").exists()
+        assert (out / f"{row['name']}.png").exists()
     assert "| nar |" in capsys.readouterr().out
-    page = (out / "compare.html").read_text()
-    assert page.count("<img") == 2 and "<svg" in page
+    page = reading.Page(out / "compare.html")
+    assert page.pngs == {plan: (out / f"{plan}.png").read_bytes() for plan in ("raster", "nar")}
+    (chart,) = page.charts.values()
+    for series, row in enumerate(rows):
+        xs, ys = zip(*row["curve"], strict=True)
+        assert (xs[0], xs[-1]) == (1, 4)
+        reading.assert_shows(reading.line(chart, series), xs, ys)
     capsys.readouterr()
     assert cli.run(lambda: compare_plans.main([*argv, "--plans", "nar", "--steps", "5"])) == 2
     assert "use another --out" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 
 from benchmarks import compare_tokenizers
 from imgen.runs import cli
+from tests.report import reading
 
 
 def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
@@ -19,8 +20,13 @@ def test_the_command_trains_measures_and_goes_on(tmp_path, capsys):
     ]
     lfq, kl = rows
     assert lfq["usage"].endswith("%") and 0 <= lfq["entropy"] <= 1 and kl["points"] == []
-    page = (tmp_path / "compare.html").read_text()
-    assert page.count("<img") == 2 and page.count("<svg") == 2  # PSNR and SSIM over bits
+    page = reading.Page(tmp_path / "compare.html")
+    assert page.pngs == {name: (tmp_path / f"{name}.png").read_bytes() for name in ("lfq", "kl")}
+    assert list(page.charts) == ["PSNR (dB)", "SSIM (gauss11)"]  # over bits: kl has none
+    for chart in page.charts.values():
+        assert "lfq" in reading.words(chart) and "kl" not in reading.words(chart)
+    cells = page.texts[page.texts.index("lfq") :]
+    assert cells[2:4] == ["64", "576"]
     assert "| lfq |" in capsys.readouterr().out and lfq["decode_images_per_second"] > 0
     longer = [*argv[:2], "--steps", "3", *argv[4:], "lfq"]
     assert cli.run(lambda: compare_tokenizers.main(longer)) == 2

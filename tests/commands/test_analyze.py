@@ -11,6 +11,7 @@ from imgen import analyze, config
 from imgen.data.stored import LatentsWriter
 from imgen.latents import LatentSpec
 from imgen.runs import cli
+from tests.report import reading
 
 IMAGES = 40
 
@@ -61,8 +62,17 @@ def test_stored_codes_give_one_object_and_four_files(tmp_path, capsys):
         assert sum(sums) == IMAGES * tokens, n
     seen = (out / "innovation.csv").read_text().splitlines()
     assert seen[-1] == f"{IMAGES},{len(np.unique(codes))}" and len(seen) == IMAGES + 1
-    page = (out / "report.html").read_text()
-    assert page.count("<svg") == 5 and "http" not in page and "nan" not in page
+    page = reading.Page(out / "report.html")
+    assert len(page.charts) == 5 and "nan" not in page.texts
+    for cell in ("entropy_bits_2", "distinct_1"):
+        at = page.texts.index(cell)
+        for offset, kind in ((1, "codes"), (2, "shuffled")):
+            assert float(page.texts[at + offset]) == pytest.approx(found[kind][cell], rel=1e-4)
+    rank = reading.line(page.charts["counts over log10 rank, n = 1"], 0)
+    counts = sorted(np.bincount(codes.ravel(), minlength=20).tolist(), reverse=True)
+    reading.assert_shows(rank, np.log10(np.arange(1, 21)), counts, log=True)
+    digits = reading.line(page.charts["leading digits of counts"], 1)
+    reading.assert_shows(digits, range(1, 10), np.log10(1 + 1 / np.arange(1, 10)))
 
 
 def test_bits_are_analysed_as_codes_and_one_by_one(tmp_path, capsys):

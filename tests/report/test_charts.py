@@ -1,35 +1,67 @@
-import re
+"""Charts: the points drawn are the points given, ticks are round, and nothing is drawn of nothing."""
 
-from imgen.report import charts as plot
+from xml.etree import ElementTree
 
+import numpy as np
+import pytest
 
-def labels(svg):
-    """(left, right, middle) of each label, at 7 pixels a letter."""
-    found = re.findall(r'<text class="legend[^"]*" x="([\d.]+)" y="([\d.]+)">(\w+)</text>', svg)
-    return {name: (float(x), float(x) + 7 * len(name), float(y) - 4) for x, y, name in found}
-
-
-def test_labels_of_crowded_points_cover_neither_each_other_nor_a_dot():
-    groups = [(f"name_{i}", [576], [20 + 0.05 * i]) for i in range(9)]
-    groups += [("line", [12, 96, 500], [11.0, 20.0, 20.2]), ("alone", [24], [15.0])]
-    svg = plot.scatter(groups, "bits", "PSNR")
-    boxes = labels(svg)
-    assert len(boxes) == len(groups)
-    dots = re.findall(r'<circle class="dot \w+" cx="([\d.]+)" cy="([\d.]+)"', svg)
-    dots = [(float(x), float(y)) for x, y in dots]
-    for name, (left, right, middle) in boxes.items():
-        assert plot.LEFT <= left and right <= 2 * plot.WIDTH and plot.TOP <= middle
-        assert not any(left < x < right and abs(y - middle) < 4 for x, y in dots), name
-        for other, (start, end, at) in boxes.items():
-            apart = end <= left or right <= start or abs(at - middle) >= 13.9
-            assert name == other or apart, (name, other)
-    x, y = dots[-1]
-    left, _, middle = boxes["alone"]  # with room beside its point
-    assert 0 < left - x < 10 and abs(middle - y) < 0.2
+from imgen.report.charts import MOST_POINTS, chart, smooth, svg, thin
+from tests.report import reading
 
 
-def test_a_label_that_would_leave_the_picture_stands_on_the_other_side():
-    ((x, y),) = plot.place_labels([(900.0, 50.0, 70.0)], [(900.0, 50.0)], 946, 34, 500)
-    assert x + 70 < 900 and y == 50
-    places = plot.place_labels([(10.0, 40.0, 70.0)] * 3, [(10.0, 40.0)], 946, 34, 500)
-    assert len({y for _, y in places}) == 3 and min(y for _, y in places) >= 34
+def parsed(*arguments, **options) -> ElementTree.Element:
+    return ElementTree.fromstring(svg(chart(*arguments, **options)))
+
+
+def test_lines_hold_the_points_that_are_finite():
+    nan = float("nan")
+    ys = [3.0, None, 1.5, nan, float("inf"), 2.0]
+    found = parsed(
+        "a", [("train", range(6), ys), ("val", [1, 5], [nan, nan]), ("test", [0, 5], [1, 4])]
+    )
+    reading.assert_shows(reading.line(found, 0), [0, 2, 5], [3.0, 1.5, 2.0])
+    reading.assert_shows(reading.line(found, 2), [0, 5], [1, 4])  # of the third colour
+    with pytest.raises(AssertionError):
+        reading.line(found, 1)
+    assert {"train 2", "test 4"} < set(reading.words(found))
+
+
+def test_a_logarithmic_axis_leaves_out_what_is_not_above_zero():
+    found = parsed("b", [("train", range(5), [100.0, 0.0, 1.0, -5.0, 0.01])], log=True)
+    reading.assert_shows(reading.line(found, 0), [0, 2, 4], [100, 1, 0.01], log=True)
+    assert {"b (log)", "0.01", "0.1", "1", "10", "100"} < set(reading.words(found))
+    narrow = parsed("b", [("train", range(2), [0.9, 60])], log=True)
+    assert {"1", "2", "5", "10", "20", "50"} < set(reading.words(narrow))
+
+
+def test_noise_is_faint_below_its_running_mean_and_long_lines_are_thinned():
+    xs, ys = np.arange(1000), np.random.default_rng(0).normal(size=1000)
+    faint, mean = chart("c", [("train", xs, ys)], values=False).axes[0].lines
+    assert faint.get_alpha() < 0.5 and len(faint.get_xydata()) <= MOST_POINTS
+    np.testing.assert_array_equal(faint.get_xydata(), np.column_stack([xs, ys])[::-1][::3][::-1])
+    np.testing.assert_array_equal(mean.get_xdata(), faint.get_xdata())
+    assert np.ptp(mean.get_ydata()) < np.ptp(faint.get_ydata()) / 2
+    found = parsed("c", [("train", xs[:100], ys[:100])], values=False)
+    reading.assert_shows(reading.line(found, 0, faint=True), xs[:100], ys[:100])
+    assert "train" in reading.words(found)
+    assert [len(thin(range(n))) for n in (0, 1, 399, 400, 401)] == [0, 1, 399, 400, 201]
+    assert thin(range(1001))[-1] == 1000
+
+
+def test_running_mean_keeps_a_line_a_line_and_averages_noise():
+    np.testing.assert_allclose(smooth(np.arange(20.0), 6)[3:17], np.arange(3, 17))
+    assert max(smooth([0.0, 1.0] * 20, 20)) < 0.6
+
+
+def test_nothing_gives_none_and_one_point_a_dot():
+    assert chart("a", [("train", [1, 2], [None, float("nan")])]) is None
+    found = parsed("a<b", [("train", [1], [0.0])])
+    assert "a<b" in reading.words(found) and "train 0" in reading.words(found)
+    assert any(use.get("style") for use in found.iter(f"{reading.SVG}use"))
+
+
+def test_ticks_are_round_and_the_same_figure_gives_the_same_bytes():
+    series = [("train", [0, 4000], [0.07, 0.93])]
+    texts = set(reading.words(parsed("d", series)))
+    assert {"0", "1k", "2k", "3k", "4k", "0.2", "0.4", "0.6", "0.8"} < texts
+    assert svg(chart("d", series)) == svg(chart("d", series))
