@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgen.data.source import decode_image
+from imgen.data.source import Source, decode_image
 from imgen.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -71,7 +71,7 @@ def _captioned(file: Path) -> tuple[list[str], list[str], list[int] | None, tupl
     return paths, captions, [number_of[str(row["label"])] for row in rows], names
 
 
-class Folder:
+class Folder(Source):
     """The data source "folder".
 
     path: a folder of class folders, a folder with captions.jsonl or captions.csv, or such a file.
@@ -97,6 +97,7 @@ class Folder:
             paths, labels, self.class_names = _class_folders(root)
         else:
             paths, self._captions, labels, self.class_names = _captioned(file)
+        self.captions = self._captions is not None
         self.num_classes = len(self.class_names) if self.class_names else None
 
         index = np.arange(len(paths))

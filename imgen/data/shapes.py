@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from imgen.data.source import Source
 from imgen.errors import UserError
 
 COLOURS = {
@@ -112,7 +113,7 @@ def _describe(shape: str, colour: str, x: float, y: float, radius: float) -> str
     return f"a {size} {colour} {shape} {where}"
 
 
-class Shapes:
+class Shapes(Source):
     """The data source "shapes".
 
     split: "train" or "test"; their index ranges don't overlap.
@@ -121,6 +122,7 @@ class Shapes:
 
     num_classes = NUM_CLASSES
     class_names = CLASS_NAMES
+    captions = True
 
     def __init__(self, split: str, *, size: int = 32, num: int | None = None, seed: int = 0):
         if split not in ("train", "test"):

@@ -8,6 +8,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from imgen.data import preprocess
+from imgen.latents import LatentSpec
+
 
 class BadExample(Exception):
     """One example that cannot be read. The loader goes on without it.
@@ -23,23 +26,42 @@ class BadExample(Exception):
 class Source(Protocol):
     """Random access to examples; picklable, because worker processes get a copy.
 
-    An example is {"image": uint8 [H, W, 3], "label": int (0 when there are no classes), and perhaps
-    "caption": str}; stored latents have {"codes": int32 [V, *grid], "label": int}.
+    An example is {"image": uint8 [H, W, 3], "label": int (0 when there are no classes)}, with "caption": str
+    where `captions` is set; of stored latents it is {"codes" or "moments": [V, *grid, ...], "label": int}.
+    A new source subclasses this, says what differs from the defaults, and is an entry of `data.SOURCES`.
     """
 
     name: str
-    num_classes: int | None
-    class_names: tuple[str, ...] | None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None  # of class 0, 1, ...
+    captions: bool = False
+    stores_images: bool = True  # False: examples are latents that a tokenizer made
+    spec: LatentSpec | None = None  # of stored latents
+    tokenizer_hash: str | None = None  # whose they are
+    teacher_shape: tuple[int, int] | None = None  # (M, F) where examples have "teacher"
+    files: Sequence[str] = ()  # that the examples are read from, where they are one file each
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict:
-        """Raises BadExample when the example cannot be decoded."""
+        """Returns an example. Raises BadExample when it cannot be decoded."""
         ...
+
+    def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
+        """Returns examples in the order of `indices`; in place of one that can't be decoded, why."""
+        return [attempt(self.__getitem__, index) for index in indices]
+
+    def train_transform(self, size: int, crop: str = "random", flip: bool = True) -> Callable:
+        """Returns (example, rng) -> arrays to train on; size in pixels, crop of preprocess.CROPS."""
+        return preprocess.TrainImages(size, crop, flip)
+
+    def eval_transform(self, size: int, crop: str = "center") -> Callable:
+        """Returns (example, None) -> arrays without augmentation; any crop but "none" is the centre's."""
+        return preprocess.EvalImages(size, "none" if crop == "none" else "center")
 
 
 def attempt(get: Callable[..., dict], *args) -> dict | BadExample:
-    """get(*args), or the BadExample that it raised."""
+    """Returns get(*args), or the BadExample that it raised."""
     try:
         return get(*args)
     except BadExample as bad:
@@ -47,10 +69,7 @@ def attempt(get: Callable[..., dict], *args) -> dict | BadExample:
 
 
 def read(source: Source, indices: Sequence[int]) -> list[dict | BadExample]:
-    """Examples in the order of `indices`; in place of one that can't be decoded, why.
-
-    A source may have its own `read_many` with this result, if reading many at once is faster.
-    """
+    """As `Source.read_many`, of anything that has `__getitem__` too."""
     if hasattr(source, "read_many"):
         return source.read_many(indices)
     return [attempt(source.__getitem__, index) for index in indices]

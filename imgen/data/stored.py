@@ -19,7 +19,8 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from imgen.data.source import BadExample
+from imgen.data import preprocess
+from imgen.data.source import BadExample, Source
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
 
@@ -164,7 +165,7 @@ def _open(directory: Path, about: dict) -> ArrayRecordDataSource:
         raise UserError(f"{directory} has a broken shard, encode it again: {error}") from error
 
 
-class Latents:
+class Latents(Source):
     """The data source "latents": {"codes": [V, *grid, ...], "label": int}; codes are int32 indices or bits,
     or float32. Moments stand under "moments" in their place.
 
@@ -173,6 +174,8 @@ class Latents:
     uniformly (TrainCodes) is LlamaGen's sampling: one of its two sets of ten crops, then a crop.
     tokenizer_hash: if given, codes of another tokenizer are refused.
     """
+
+    stores_images = False
 
     def __init__(self, split: str, *, path: str | Sequence[str], tokenizer_hash: str | None = None):
         paths = [path] if isinstance(path, str | Path) else list(path)
@@ -199,7 +202,7 @@ class Latents:
 
         self.name = str(folders[0])
         self.spec = LatentSpec(first["kind"], tuple(first["grid"]), first["size"])
-        self.tokenizer_hash: str = first["tokenizer_hash"]
+        self.tokenizer_hash = first["tokenizer_hash"]
         self.num_classes = first["num_classes"]
         self.class_names = None if first["class_names"] is None else tuple(first["class_names"])
         moments = first.get("moments", False)
@@ -214,6 +217,14 @@ class Latents:
 
     def __getitem__(self, index: int) -> dict:
         return self.read_many([index])[0]
+
+    def train_transform(self, size: int, crop: str = "random", flip: bool = True):
+        """Returns (example, rng) -> {"codes", "label"}: the crops were taken when they were encoded."""
+        return preprocess.TrainCodes()
+
+    def eval_transform(self, size: int, crop: str = "center"):
+        """Returns (example, None) -> {"codes", "label"} of the centre crop."""
+        return preprocess.EvalCodes()
 
     def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
         """As `data.source.read`, with no example ever bad: a broken file is a UserError."""

@@ -13,13 +13,14 @@ from imgen.data.source import BadExample, Source, read
 from imgen.errors import UserError
 
 
-class WithTeacher:
+class WithTeacher(Source):
     """A source whose examples also have "teacher": float32 [M, F]."""
 
     def __init__(self, source: Source, path: str | Path):
         self._source, self._path = source, str(path)
         self.name, self.num_classes = source.name, source.num_classes
-        self.class_names = source.class_names
+        self.class_names, self.captions = source.class_names, source.captions
+        self.stores_images, self.files = source.stores_images, source.files
         features = self._open()
         if not isinstance(features, np.ndarray) or features.dtype.kind != "f":
             raise UserError(
@@ -30,7 +31,7 @@ class WithTeacher:
                 f"{path} holds features of shape {features.shape}; for {source.name} it must be "
                 f"({len(source)}, M, F)"
             )
-        self.teacher_shape: tuple[int, int] = features.shape[1:]
+        self.teacher_shape = features.shape[1:]
 
     def _open(self) -> np.ndarray:
         """Mapped into memory: worker processes share it, and only what is used is read."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from imgen.data.source import BadExample, attempt, decode_image
+from imgen.data.source import BadExample, Source, attempt, decode_image
 from imgen.errors import UserError
 
 
@@ -35,7 +35,7 @@ def _find(dataset: str, data_dir: str | None) -> Path:
     return max(candidates, key=_version)
 
 
-class Tfds:
+class Tfds(Source):
     """The data source "tfds".
 
     dataset: e.g. "cifar10", "name/config" or "name:1.0.0". split: any TFDS split expression, such
@@ -56,7 +56,7 @@ class Tfds:
         self._has_label = isinstance(features.get("label"), tfds.features.ClassLabel)
         self.num_classes = features["label"].num_classes if self._has_label else None
         self.class_names = tuple(features["label"].names) if self._has_label else None
-        self._has_caption = isinstance(features.get("caption"), tfds.features.Text)
+        self.captions = isinstance(features.get("caption"), tfds.features.Text)
         try:
             self._records = builder.as_data_source(
                 split, decoders={"image": tfds.decode.SkipDecoding()}
@@ -101,6 +101,6 @@ class Tfds:
         example = {"image": decode_image(record["image"], self._name(index)), "label": 0}
         if self._has_label:
             example["label"] = int(record["label"])
-        if self._has_caption:
+        if self.captions:
             example["caption"] = record["caption"].decode()
         return example

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from imgen.data.source import BadExample
+from imgen.data.source import BadExample, Source
 
 
 def png(value: int | np.ndarray, size: int = 8) -> bytes:
@@ -60,10 +60,10 @@ def write_tfds(
     (directory / "dataset_info.json").write_text(json.dumps(info))
 
 
-class Numbers:
+class Numbers(Source):
     """Image i is filled with i; those listed in `bad` can't be read."""
 
-    name, num_classes, class_names = "numbers", None, None
+    name = "numbers"
 
     def __init__(self, count: int, bad: tuple[int, ...] = (), size: int = 4):
         self.count, self.bad, self.size = count, bad, size
