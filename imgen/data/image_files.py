@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from imgen.data.source import BadExample
 from imgen.errors import UserError
@@ -33,9 +33,12 @@ JUNK = frozenset(
     "__macosx __pycache__ @eadir $recycle.bin thumbs.db ehthumbs.db desktop.ini lost+found".split()
 )
 # Pillow opens these, but they are no pictures, or need other programs.
-NO_PICTURES = frozenset(
-    "BUFR EPS FITS GRIB HDF5 IPTC MCIDAS MPEG SPIDER WMF XVTHUMB".split()
-)  # fmt: skip
+NO_PICTURES = frozenset("BUFR EPS FITS GRIB HDF5 IPTC MCIDAS MPEG SPIDER WMF XVTHUMB".split())
+TURNS = {  # by EXIF's orientation, as in ImageOps.exif_transpose
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 @functools.cache
@@ -77,11 +80,7 @@ class Header:
 def read_header(file: str | Path | bytes, name: str | None = None) -> Header:
     """Returns the Header of an image file or its contents. Raises BadExample as `read_image` does."""
     with _opened(file, name) as image:
-        orientation = _orientation(image)
-        width, height = image.size
-        if orientation >= 5 and image.format != "TIFF":  # Pillow's TIFF reader has swapped them
-            width, height = height, width
-        return Header(height, width, image.has_transparency_data, orientation > 1)
+        return _header(image)
 
 
 def read_image(
@@ -99,14 +98,31 @@ def read_image(
     Raises BadExample for what is broken, cut off, larger than MAX_PIXELS or longer than MAX_ASPECT (found
     before it is decoded), or of samples without a certain meaning: floats, signed ones, 32 bits.
     """
+    return read_picture(file, background, upright=upright, name=name)[0]
+
+
+def read_picture(
+    file: str | Path | bytes,
+    background: tuple[int, int, int] = WHITE,
+    *,
+    upright: bool = True,
+    name: str | None = None,
+) -> tuple[np.ndarray, Header]:
+    """As `read_image`, with the Header."""
     with _opened(file, name) as image:
-        orientation = _orientation(image) if upright else 1
+        orientation, header = _orientation(image) if upright else 1, _header(image)
         image.load()
         rgb = _rgb(image, background)
         if orientation > 1 and image.format != "TIFF":  # Pillow's TIFF reader has turned it
-            rgb.getexif()[ExifTags.Base.Orientation] = orientation
-            rgb = ImageOps.exif_transpose(rgb)
-        return np.asarray(rgb)
+            rgb = rgb.transpose(TURNS[orientation])
+        return np.asarray(rgb), header
+
+
+def _header(image: Image.Image) -> Header:
+    orientation, (width, height) = _orientation(image), image.size
+    if orientation >= 5 and image.format != "TIFF":  # Pillow's TIFF reader has swapped them
+        width, height = height, width
+    return Header(height, width, image.has_transparency_data, orientation > 1)
 
 
 @contextlib.contextmanager
