@@ -131,8 +131,10 @@ def test_folder_names_an_empty_class_a_bad_row_and_a_broken_image(tmp_path):
     source = make_source("folder", "all", path=str(tmp_path))
     with pytest.raises(BadExample, match="half.png"):
         source[2]
-    (tmp_path / "captions.jsonl").write_text('{"image": "cat/000.png", "text": "a cat"}\n')
-    with pytest.raises(UserError, match="entry 1: the field 'caption'"):
+    (tmp_path / "captions.jsonl").write_text('{"image": "cat/000.png", "words": "a cat"}\n')
+    with pytest.raises(
+        UserError, match="line 1: the field 'caption' is missing .there are image, words"
+    ):
         make_source("folder", "all", path=str(tmp_path))
     (tmp_path / "captions.jsonl").write_text('{"image": "cat/000.png"\n')
     with pytest.raises(UserError, match="line 1 is not JSON"):
