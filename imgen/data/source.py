@@ -40,6 +40,7 @@ class Source(Protocol):
     spec: LatentSpec | None = None  # of stored latents
     tokenizer_hash: str | None = None  # whose they are
     teacher_shape: tuple[int, int] | None = None  # (M, F) where examples have "teacher"
+    made_of: Sequence[Mapping[str, Any]] = ()  # `about` the images whose latents are stored
     files: Sequence[str] = ()  # that the examples are read from, where they are one file each
     settings: Mapping[str, Any] | None = (
         None  # what `make_source` made it of, with "name" and "split"
@@ -63,6 +64,16 @@ class Source(Protocol):
     def fingerprint(self) -> str | None:
         """Returns what another data set, or this one changed, differs in; None where that isn't known."""
         return None
+
+    def about(self) -> dict[str, Any]:
+        """Returns what it is, to be stored beside what is made of it: name, settings, count, hash."""
+        settings = None if self.settings is None else dict(self.settings)
+        return {
+            "name": self.name,
+            "settings": settings,
+            "count": len(self),
+            "hash": self.fingerprint(),
+        }
 
     def train_transform(self, size: int, crop: str = "random", flip: bool = True) -> Callable:
         """Returns (example, rng) -> arrays to train on; size in pixels, crop of preprocess.CROPS."""
