@@ -178,7 +178,7 @@ def test_images_that_changed_later_are_noticed(tmp_path, change, caplog):
     images, latents = encoded(tmp_path)
     make_source("latents", "train", path=str(latents))
     assert not caplog.records
-    first = images / "0.png"
+    first = images / "1.png"
     size = first.stat().st_size
     if change == "paint":
         first.write_bytes(png(7))
@@ -188,7 +188,7 @@ def test_images_that_changed_later_are_noticed(tmp_path, change, caplog):
     elif change == "remove":
         first.unlink()
     else:
-        first.rename(images / "00.png")
+        first.rename(images / "01.png")
     make_source("latents", "train", path=str(latents))
     assert f"{latents} was encoded from other images" in caplog.text
 
@@ -223,9 +223,10 @@ def test_labels_that_are_no_class_are_neither_written_nor_read(tmp_path):
 @pytest.mark.parametrize(
     "harm",
     [
-        {"grid": [2, -4]}, {"grid": "24"}, {"size": 0}, {"size": "500"}, {"kind": "indexx"},
-        {"variants": True},        {"num_shards": 0}, {"num_shards": 10**9}, {"num_classes": 2.5}, {"class_names": ["a"]},
-        {"moments": 1},        {"data": [1]}, {"count": 3}, {"split": None}, {"tokenizer_hash": 7}, {"format": 2}, {"kind": [1]},
+        {"grid": [2, -4]}, {"grid": "24"}, {"size": 0}, {"size": "500"}, {"kind": "indexx"}, {"kind": [1]},
+        {"variants": True}, {"num_shards": 0}, {"num_shards": 10**9}, {"num_classes": 2.5},
+        {"class_names": ["a"]}, {"moments": 1}, {"data": [1]}, {"count": 3}, {"split": None},
+        {"tokenizer_hash": 7}, {"format": 2},
     ],
 )  # fmt: skip
 def test_a_damaged_spec_is_one_line(tmp_path, harm):
