@@ -6,6 +6,7 @@ latents mean and variance are stored, and training draws from them anew each tim
 `data.source=dict(name="latents", path=DIR)`.
 """
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         moments=run.has_moments,
         num_classes=source.num_classes,
         class_names=source.class_names,
+        data=source.about(),
+        crops=dataclasses.asdict(views),
     )
     batches = data.batches_of(source, None, args.batch_size, args.num_workers, views)
     progress = Progress(

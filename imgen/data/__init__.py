@@ -1,5 +1,9 @@
 """Images and stored latents: sources of examples, published augmentation, and the loader."""
 
+import logging
+import os
+from typing import Any
+
 from imgen.config.construct import construct
 from imgen.data.folder import Folder
 from imgen.data.shapes import Shapes
@@ -8,16 +12,54 @@ from imgen.data.stored import Latents
 from imgen.data.tfds import Tfds
 from imgen.errors import UserError
 
+log = logging.getLogger("imgen.data")
 SOURCES = {"tfds": Tfds, "folder": Folder, "shapes": Shapes, "latents": Latents}
 
 
-def make_source(name: str, split: str, **kwargs) -> Source:
-    """The data source `name` of SOURCES; `kwargs` are its constructor's. Raises UserError."""
-    return construct(source_class(name), kwargs, f"data source {name!r}", split=split)
+def make_source(name: str, split: str, **kwargs: Any) -> Source:
+    """Returns the data source `name` of SOURCES; `kwargs` are its constructor's. Raises UserError.
+
+    Where latents are stored, and their images are still there but changed, it says so in the log.
+    """
+    source = construct(source_class(name), kwargs, f"data source {name!r}", split=split)
+    paths = {
+        key: os.path.abspath(os.path.expanduser(value))
+        for key, value in kwargs.items()
+        if key in ("path", "data_dir") and isinstance(value, str)
+    }
+    source.settings = {"name": name, "split": split, **kwargs, **paths}
+    for origin in source.made_of:
+        if change := _change_of(origin):
+            log.warning(
+                "%s was encoded from other images: %s. Encode them again", source.name, change
+            )
+    return source
 
 
 def source_class(name: str) -> type[Source]:
-    """The class of SOURCES of that name. Raises UserError."""
+    """Returns the class of SOURCES of that name. Raises UserError."""
     if name not in SOURCES:
         raise UserError(f"unknown data source {name!r}; there are {', '.join(SOURCES)}")
     return SOURCES[name]
+
+
+def _change_of(origin: dict[str, Any]) -> str:
+    """How the images that `Source.about` told of differ now; "" where they don't or are no longer there."""
+    settings = origin.get("settings")
+    if not isinstance(settings, dict) or not origin.get("hash"):
+        return ""
+    try:
+        if not source_class(settings["name"]).stores_images:
+            return ""
+        now = make_source(**settings)
+    except (
+        UserError,
+        TypeError,
+        ValueError,
+        KeyError,
+        OSError,
+    ):  # moved away; spec.json is a file of a user
+        return ""
+    if len(now) != origin.get("count"):
+        return f"{now.name} had {origin.get('count')} images and has {len(now)}"
+    return f"{now.name} has other images" if now.fingerprint() != origin["hash"] else ""

@@ -58,11 +58,11 @@ def ten_crop(image: np.ndarray, size: int, crop_range: float = 1.1) -> np.ndarra
     )
 
 
-def _of_size(image: np.ndarray, size: int) -> np.ndarray:
+def _of_size(image: np.ndarray, size: int, example: dict) -> np.ndarray:
     if image.shape[:2] != (size, size):
         height, width = image.shape[:2]
         raise UserError(
-            f"found an image of {width}x{height} where the config asks for {size}x{size}; "
+            f"{example.get('name', 'an image')} is {width}x{height} where the config asks for {size}x{size}; "
             "set the size, or crop to it with crop='center' or 'random'"
         )
     return image
@@ -104,7 +104,7 @@ class TrainImages:
             image = random_crop(image, self.size, rng)
         elif self.crop == "center":
             image = center_crop(image, self.size)
-        image = _of_size(image, self.size)
+        image = _of_size(image, self.size, example)
         if self.flip and rng.random() < 0.5:
             image = image[:, ::-1]
         return {"image": image, "label": _label(example), **_teacher(example)}
@@ -124,7 +124,7 @@ class EvalImages:
         image = example["image"]
         if self.crop == "center":
             image = center_crop(image, self.size)
-        image = _of_size(image, self.size)
+        image = _of_size(image, self.size, example)
         return {"image": image, "label": _label(example), **_teacher(example)}
 
 

@@ -140,6 +140,10 @@ class Shapes(Source):
     def __len__(self) -> int:
         return self.num
 
+    def fingerprint(self) -> str:
+        """Says all that the pictures depend on."""
+        return f"{self.name}:{self.num} of {self.size} pixels, seed {self.seed}"
+
     def __getitem__(self, index: int) -> dict:
         """{"image": uint8 [size, size, 3], "label": int, "caption": str}; labels take turns."""
         if not 0 <= index < self.num:

@@ -1,9 +1,9 @@
 """What a data source is: random access to examples that can be decoded, or say that they can't."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,7 +27,8 @@ class Source(Protocol):
     """Random access to examples; picklable, because worker processes get a copy.
 
     An example is {"image": uint8 [H, W, 3], "label": int (0 when there are no classes)}, with "caption": str
-    where `captions` is set; of stored latents it is {"codes" or "moments": [V, *grid, ...], "label": int}.
+    where `captions` is set, and perhaps "name": str for errors; of stored latents it is {"codes" or
+    "moments": [V, *grid, ...], "label": int}.
     A new source subclasses this, says what differs from the defaults, and is an entry of `data.SOURCES`.
     """
 
@@ -39,7 +40,11 @@ class Source(Protocol):
     spec: LatentSpec | None = None  # of stored latents
     tokenizer_hash: str | None = None  # whose they are
     teacher_shape: tuple[int, int] | None = None  # (M, F) where examples have "teacher"
+    made_of: Sequence[Mapping[str, Any]] = ()  # `about` the images whose latents are stored
     files: Sequence[str] = ()  # that the examples are read from, where they are one file each
+    settings: Mapping[str, Any] | None = (
+        None  # what `make_source` made it of, with "name" and "split"
+    )
 
     def __len__(self) -> int: ...
 
@@ -50,6 +55,25 @@ class Source(Protocol):
     def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
         """Returns examples in the order of `indices`; in place of one that can't be decoded, why."""
         return [attempt(self.__getitem__, index) for index in indices]
+
+    def image_sizes(self, num: int = 500) -> list[tuple[int, int]]:
+        """Returns (height, width) of up to `num` evenly spaced images, of those that can be read."""
+        found = self.read_many([*np.linspace(0, len(self) - 1, min(num, len(self))).astype(int)])
+        return [e["image"].shape[:2] for e in found if not isinstance(e, BadExample)]
+
+    def fingerprint(self) -> str | None:
+        """Returns what another data set, or this one changed, differs in; None where that isn't known."""
+        return None
+
+    def about(self) -> dict[str, Any]:
+        """Returns what it is, to be stored beside what is made of it: name, settings, count, hash."""
+        settings = None if self.settings is None else dict(self.settings)
+        return {
+            "name": self.name,
+            "settings": settings,
+            "count": len(self),
+            "hash": self.fingerprint(),
+        }
 
     def train_transform(self, size: int, crop: str = "random", flip: bool = True) -> Callable:
         """Returns (example, rng) -> arrays to train on; size in pixels, crop of preprocess.CROPS."""

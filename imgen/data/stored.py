@@ -9,11 +9,13 @@ A folder holds spec.json and the shards latents-KKKKK-of-NNNNN.array_record. A r
                 training draws anew each time ("moments" in spec.json)
 """
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -75,7 +77,7 @@ class LatentsWriter:
 
     split: the split that was encoded, e.g. "train". variants: views stored per image (V).
     tokenizer_hash: says which tokenizer made the latents. moments: of continuous latents, mean and log
-        variance are stored.
+        variance are stored. data: of which images (`Source.about`). crops: how their views were taken.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class LatentsWriter:
         moments: bool = False,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        data: dict | None = None,
+        crops: dict | None = None,
         shard: int = 0,
         num_shards: int = 1,
     ):
@@ -109,8 +113,10 @@ class LatentsWriter:
             "class_names": None if class_names is None else list(class_names),
             "tokenizer_hash": tokenizer_hash,
             "num_shards": num_shards,
+            "data": data,
+            "crops": crops,
         }
-        self._writes_spec = shard == 0
+        self._num_classes, self._count, self._writes_spec = num_classes, 0, shard == 0
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._partial = self._final.with_name(f".partial-{self._final.name}")
@@ -121,8 +127,11 @@ class LatentsWriter:
 
     def write(self, latents: np.ndarray, label: int) -> None:
         """Adds one image: its latents of all variants, [V, *grid, ...]. Raises ValueError for latents of
-        another shape or range."""
+        another shape or range, and for a label that is no class."""
         data = self._coding.to_bytes(np.asarray(latents))
+        if label < 0 or label >= (self._num_classes or 2**31):
+            raise ValueError(f"label {label} of {self._num_classes} classes")
+        self._count += 1
         self._writer.write(np.array(label, _LABEL).tobytes() + data)
 
     def __enter__(self) -> "LatentsWriter":
@@ -135,34 +144,83 @@ class LatentsWriter:
             return
         os.replace(self._partial, self._final)
         if self._writes_spec:
+            if self._about["num_shards"] == 1:
+                self._about["count"] = self._count
             partial = self._directory / ".partial-spec.json"
             partial.write_text(json.dumps(self._about, indent=1) + "\n")
             os.replace(partial, self._directory / "spec.json")
 
 
+def _natural_number(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _are(kind: type) -> Callable[[Any], bool]:
+    return lambda values: isinstance(values, list) and all(isinstance(v, kind) for v in values)
+
+
+# What spec.json must hold; the later ones may be missing.
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "kind": lambda value: value in ("index", "bits", "continuous"),
+    "grid": lambda value: _are(int)(value) and value and all(map(_natural_number, value)),
+    "size": _natural_number,
+    "variants": _natural_number,
+    "split": lambda value: isinstance(value, str),
+    "tokenizer_hash": lambda value: isinstance(value, str),
+    "num_shards": _natural_number,
+    "num_classes": lambda value: value is None or _natural_number(value),
+    "class_names": lambda value: value is None or _are(str)(value),
+    "moments": lambda value: isinstance(value, bool),
+    "count": lambda value: value is None or type(value) is int,
+    "data": lambda value: value is None or isinstance(value, dict),
+    "crops": lambda value: value is None or isinstance(value, dict),
+}
+_DEFAULTS = {"moments": False, "count": None, "data": None, "crops": None}
+
+
 def _read_about(directory: Path) -> dict:
+    """spec.json of a folder of latents. Raises UserError for one that is missing or damaged."""
+    file = directory / "spec.json"
     try:
-        about = json.loads((directory / "spec.json").read_text())
+        about = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UserError(
             f"{directory} holds no latents (no spec.json); write them with imgen.encode"
         ) from error
-    except ValueError as error:
-        raise UserError(f"{directory / 'spec.json'} is not JSON: {error}") from error
-    if about.get("format") != FORMAT:
-        raise UserError(f"{directory}: latents format {about.get('format')}, expected {FORMAT}")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is not JSON: {reason}; encode the data set again") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        found = about.get("format") if isinstance(about, dict) else None
+        raise UserError(f"{directory}: latents format {found}, expected {FORMAT}")
+    about = _DEFAULTS | about
+    for field, is_right in _FIELDS.items():
+        if field not in about or not is_right(about[field]):
+            value = repr(about[field])[:80] if field in about else "missing"
+            raise UserError(f"{file} is damaged ({field}: {value}): encode the data set again")
+    if about["class_names"] and len(about["class_names"]) != about["num_classes"]:
+        raise UserError(f"{file} is damaged (names of other classes): encode the data set again")
     return about
 
 
 def _open(directory: Path, about: dict) -> ArrayRecordDataSource:
-    shards = [_shard(directory, k, about["num_shards"]) for k in range(about["num_shards"])]
-    missing = [shard.name for shard in shards if not shard.is_file()]
+    total = about["num_shards"]
+    shards = (_shard(directory, shard, total) for shard in range(total))
+    missing = list(itertools.islice((s.name for s in shards if not s.is_file()), 3))
     if missing:
-        raise UserError(f"{directory} lacks {', '.join(missing[:3])}; encode the data set again")
+        raise UserError(f"{directory} lacks {', '.join(missing)}; encode the data set again")
     try:
-        return ArrayRecordDataSource([str(shard) for shard in shards])
+        records = ArrayRecordDataSource([str(_shard(directory, k, total)) for k in range(total)])
     except Exception as error:  # the C++ reader raises several unrelated types
         raise UserError(f"{directory} has a broken shard, encode it again: {error}") from error
+    if about["count"] not in (None, len(records)):
+        raise UserError(
+            f"{directory} holds {len(records)} images, its spec.json says {about['count']}: the shards and "
+            "spec.json are of different runs"
+        )
+    return records
 
 
 class Latents(Source):
@@ -194,8 +252,13 @@ class Latents(Source):
                     f"not {tokenizer_hash}); encode the data set again"
                 )
             for field in ("kind", "grid", "size", "moments", "tokenizer_hash", "num_classes"):
-                if about.get(field) != first.get(field):
+                if about[field] != first[field]:
                     raise UserError(f"{folder} and {folders[0]} differ in {field}")
+            data = [
+                side["data"]["hash"] for side in (first, about) if (side["data"] or {}).get("hash")
+            ]
+            if len(set(data)) > 1:
+                raise UserError(f"{folder} and {folders[0]} were encoded from unlike images")
         self._records = [_open(*pair) for pair in zip(folders, abouts, strict=True)]
         if len({len(records) for records in self._records}) > 1:
             raise UserError(f"{' and '.join(map(str, folders))} hold unlike numbers of images")
@@ -205,7 +268,8 @@ class Latents(Source):
         self.tokenizer_hash = first["tokenizer_hash"]
         self.num_classes = first["num_classes"]
         self.class_names = None if first["class_names"] is None else tuple(first["class_names"])
-        moments = first.get("moments", False)
+        self.made_of = tuple(about["data"] for about in abouts if about["data"])
+        moments = first["moments"]
         self._folders, self._key = folders, "moments" if moments else "codes"
         self._codings = [_Coding(self.spec, about["variants"], moments) for about in abouts]
         if not len(self):
@@ -241,8 +305,13 @@ class Latents(Source):
             labels = {label for label, _ in parts}
             if len(labels) > 1:
                 raise UserError(f"{' and '.join(map(str, self._folders))} differ in their labels")
+            label = labels.pop()
+            if label < 0 or label >= (self.num_classes or 2**31):
+                raise UserError(
+                    f"{self.name} has the label {label}, no class of {self.num_classes}: encode it again"
+                )
             latents = np.concatenate([latents for _, latents in parts])
-            examples.append({self._key: latents, "label": labels.pop()})
+            examples.append({self._key: latents, "label": label})
         return examples
 
 

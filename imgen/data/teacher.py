@@ -21,6 +21,7 @@ class WithTeacher(Source):
         self.name, self.num_classes = source.name, source.num_classes
         self.class_names, self.captions = source.class_names, source.captions
         self.stores_images, self.files = source.stores_images, source.files
+        self.settings = source.settings
         features = self._open()
         if not isinstance(features, np.ndarray) or features.dtype.kind != "f":
             raise UserError(
@@ -39,6 +40,12 @@ class WithTeacher(Source):
             return np.load(self._path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"cannot read teacher features from {self._path}: {error}") from error
+
+    def fingerprint(self) -> str | None:
+        return self._source.fingerprint()
+
+    def image_sizes(self, num: int = 500) -> list[tuple[int, int]]:
+        return self._source.image_sizes(num)
 
     def __len__(self) -> int:
         return len(self._source)

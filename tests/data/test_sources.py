@@ -1,7 +1,10 @@
+import io
 import json
 import os
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from imgen.data import make_source
 from imgen.data.source import BadExample, read
@@ -82,6 +85,65 @@ def test_tfds_marks_an_image_that_cannot_be_decoded(data_dir):
     assert good["label"] == 1 and bad.name == "tiny/train[4]"
 
 
+@pytest.mark.parametrize(
+    "split",
+    [
+        "train[5:2]",
+        "train[50%:40%]",
+        "train[3:3]",
+        "train[",
+        "train[a:b]",
+        "train[::2]",
+        "train+x",
+        "",
+    ],
+)
+def test_tfds_refuses_splits_that_are_none_or_empty(data_dir, split):
+    """TFDS reads "train[50%:40%]" of 12 as 6 examples, and "train[5:2]" has a length of -3."""
+    write_tfds(data_dir)
+    with pytest.raises(UserError, match="has no split|is empty"):
+        make_source("tfds", split, dataset="tiny")
+
+
+def test_tfds_labels_that_are_plain_numbers_need_a_number_of_classes(data_dir):
+    write_tfds(data_dir, names=(), labels=[7, 3, *range(9), -1])
+    with pytest.raises(UserError, match="no ClassLabel: say of how many classes"):
+        make_source("tfds", "train", dataset="tiny")
+    source = make_source("tfds", "train", dataset="tiny", num_classes=9)
+    assert [source[i]["label"] for i in range(4)] == [7, 3, 0, 1]
+    assert (source.num_classes, source.class_names[8]) == (9, "8")
+    with pytest.raises(UserError, match=r"train\[11\] has the label -1, no class of 0 to 8"):
+        read(source, [3, 11])
+    unlabelled = make_source("tfds", "train", dataset="tiny", num_classes=0)
+    assert unlabelled.num_classes is None and unlabelled[11]["label"] == 0
+    few = make_source("tfds", "train", dataset="tiny", num_classes=5)
+    with pytest.raises(UserError, match="has the label 7, no class of 0 to 4"):
+        few[0]
+
+
+def test_tfds_splits_without_answers_have_no_classes(data_dir, caplog):
+    write_tfds(data_dir, labels=[-1] * 12)
+    source = make_source("tfds", "test", dataset="tiny")
+    assert (source.num_classes, source.class_names, source[1]["label"]) == (None, None, 0)
+    assert "has no labels: they are -1" in caplog.text
+
+
+def test_tfds_pictures_are_left_as_published(data_dir):
+    image, exif, file = np.zeros((8, 8, 3), np.uint8), Image.Exif(), io.BytesIO()
+    image[:4], exif[0x0112] = 255, 6
+    Image.fromarray(image).save(file, "PNG", exif=exif)
+    write_tfds(data_dir, images=[file.getvalue()] * 12)
+    np.testing.assert_array_equal(make_source("tfds", "train", dataset="tiny")[0]["image"], image)
+
+
+def test_tfds_says_that_its_description_is_damaged(data_dir):
+    write_tfds(data_dir)
+    (file,) = data_dir.glob("tiny/*/dataset_info.json")
+    file.write_text(file.read_text()[:40])
+    with pytest.raises(UserError, match="cannot read .*tiny.*prepare it again"):
+        make_source("tfds", "train", dataset="tiny")
+
+
 def test_folder_classes_are_subfolders_in_the_order_of_their_names(tmp_path):
     write_images(tmp_path / "dog", 3, start=10)
     write_images(tmp_path / "cat", 2)
@@ -131,8 +193,10 @@ def test_folder_names_an_empty_class_a_bad_row_and_a_broken_image(tmp_path):
     source = make_source("folder", "all", path=str(tmp_path))
     with pytest.raises(BadExample, match="half.png"):
         source[2]
-    (tmp_path / "captions.jsonl").write_text('{"image": "cat/000.png", "text": "a cat"}\n')
-    with pytest.raises(UserError, match="entry 1: the field 'caption'"):
+    (tmp_path / "captions.jsonl").write_text('{"image": "cat/000.png", "words": "a cat"}\n')
+    with pytest.raises(
+        UserError, match="line 1: the field 'caption' is missing .there are image, words"
+    ):
         make_source("folder", "all", path=str(tmp_path))
     (tmp_path / "captions.jsonl").write_text('{"image": "cat/000.png"\n')
     with pytest.raises(UserError, match="line 1 is not JSON"):
@@ -144,5 +208,5 @@ def test_folder_names_an_empty_class_a_bad_row_and_a_broken_image(tmp_path):
 def test_unknown_sources_and_arguments_are_refused():
     with pytest.raises(UserError, match="'shape'; there are .*shapes"):
         make_source("shape", "train")
-    with pytest.raises(UserError, match="'shapes': .*sides"):
+    with pytest.raises(UserError, match="'shapes' has no 'sides'"):
         make_source("shapes", "train", sides=3)

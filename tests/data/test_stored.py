@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,10 +6,11 @@ import pytest
 
 from imgen.data import make_source
 from imgen.data.loader import train_batches
-from imgen.data.preprocess import EvalCodes, TrainCodes
+from imgen.data.preprocess import EvalCodes, StoredViews, TrainCodes
 from imgen.data.stored import LatentsWriter
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
+from tests.data.tiny import png
 
 COUNT = 7
 
@@ -145,3 +147,111 @@ def test_latents_are_drawn_anew_from_stored_moments(tmp_path):
     np.testing.assert_allclose(draws.mean(), 3.0, atol=0.02)
     np.testing.assert_allclose(draws.std(), 0.5, atol=0.02)
     np.testing.assert_array_equal(EvalCodes()(source[0], None)["codes"], mean[0])
+
+
+# Of which images they are.
+
+
+def encoded(tmp_path, first=0):
+    """A folder of images, and latents that say they were made of them."""
+    images = tmp_path / "my pictures"
+    images.mkdir(parents=True)
+    for i in range(COUNT):
+        (images / f"{i}.png").write_bytes(png(i + first))
+    source = make_source("folder", "all", path=str(images))
+    crops = dataclasses.asdict(StoredViews(32))
+    write(tmp_path / "latents", codes_of(500), data=source.about(), crops=crops)
+    return images, tmp_path / "latents"
+
+
+def test_latents_say_of_which_images_and_crops_they_are(tmp_path):
+    images, latents = encoded(tmp_path)
+    about = json.loads((latents / "spec.json").read_text())
+    assert about["crops"] == {"size": 32, "ten_crop": True, "crop_range": 1.1}
+    assert about["count"] == about["data"]["count"] == COUNT
+    assert about["data"]["settings"] == {"name": "folder", "split": "all", "path": str(images)}
+    assert len(about["data"]["hash"]) == 16
+
+
+@pytest.mark.parametrize("change", ["paint", "add", "remove", "rename"])
+def test_images_that_changed_later_are_noticed(tmp_path, change, caplog):
+    images, latents = encoded(tmp_path)
+    make_source("latents", "train", path=str(latents))
+    assert not caplog.records
+    first = images / "1.png"
+    size = first.stat().st_size
+    if change == "paint":
+        first.write_bytes(png(7))
+        assert first.stat().st_size == size  # which would not tell
+    elif change == "add":
+        (images / "more.png").write_bytes(png(3))
+    elif change == "remove":
+        first.unlink()
+    else:
+        first.rename(images / "01.png")
+    make_source("latents", "train", path=str(latents))
+    assert f"{latents} was encoded from other images" in caplog.text
+
+
+def test_images_that_moved_away_are_no_longer_asked_about(tmp_path, caplog):
+    images, latents = encoded(tmp_path)
+    images.rename(tmp_path / "elsewhere")
+    make_source("latents", "train", path=str(latents))
+    assert not caplog.records
+
+
+def test_sets_of_crops_of_unlike_images_are_not_put_together(tmp_path):
+    one, same, other = (
+        encoded(tmp_path / name, i)[1] for name, i in (("a", 0), ("b", 0), ("c", 1))
+    )
+    make_source("latents", "train", path=[str(one), str(same)])
+    with pytest.raises(UserError, match="encoded from unlike images"):
+        make_source("latents", "train", path=[str(one), str(other)])
+
+
+def test_labels_that_are_no_class_are_neither_written_nor_read(tmp_path):
+    for label in (-1, 10):
+        with pytest.raises(ValueError, match=f"label {label} of 10 classes"):
+            write(tmp_path / str(label), codes_of(500), labels=[label] * COUNT)
+    write(tmp_path, codes_of(500))
+    spec = tmp_path / "spec.json"
+    spec.write_text(spec.read_text().replace('"num_classes": 10', '"num_classes": 3'))
+    with pytest.raises(UserError, match="has the label 6, no class of 3"):
+        make_source("latents", "train", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"grid": [2, -4]}, {"grid": "24"}, {"size": 0}, {"size": "500"}, {"kind": "indexx"}, {"kind": [1]},
+        {"variants": True}, {"num_shards": 0}, {"num_shards": 10**9}, {"num_classes": 2.5},
+        {"class_names": ["a"]}, {"moments": 1}, {"data": [1]}, {"count": 3}, {"split": None},
+        {"tokenizer_hash": 7}, {"format": 2},
+    ],
+)  # fmt: skip
+def test_a_damaged_spec_is_one_line(tmp_path, harm):
+    write(tmp_path, codes_of(500))
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | harm))
+    with pytest.raises(UserError) as refused:
+        make_source("latents", "train", path=str(tmp_path))
+    assert str(tmp_path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\ud800", "null", '{"format": 1}'])
+def test_a_spec_that_is_none_is_one_line(tmp_path, text):
+    write(tmp_path, codes_of(500))
+    (tmp_path / "spec.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match=str(tmp_path)):
+        make_source("latents", "train", path=str(tmp_path))
+
+
+def test_origins_that_make_no_sense_are_passed_over(tmp_path, caplog):
+    for number, settings in enumerate(
+        [None, {}, {"name": 5}, {"name": "folder", "split": "all", "path": 5}, {"name": "latents"},
+         {"name": "folder", "split": "all", "path": "\0"}]
+    ):  # fmt: skip
+        path = tmp_path / str(number)
+        write(path, codes_of(500), data={"settings": settings, "hash": "0", "count": 1})
+        make_source("latents", "train", path=str(path))
+    assert not caplog.records

@@ -24,11 +24,13 @@ def write_tfds(
     broken: tuple[int, ...] = (),
     size: int = 8,
     names: tuple[str, ...] = ("even", "odd"),
-    images: Sequence[int | np.ndarray] = range(12),
+    images: Sequence[int | np.ndarray | bytes] = range(12),
+    labels: Sequence[int] | None = None,
 ) -> None:
     """A TFDS data set: 12 training and 5 test images, image i of value i and class i modulo `names`.
 
-    `broken`: indices whose bytes are no image. `images`: pictures, or their values.
+    `broken`: indices whose bytes are no image. `images`: pictures, their values, or image files.
+    `labels`: what is stored as labels. `names`: of classes; without any, labels are plain whole numbers.
     """
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -37,7 +39,9 @@ def write_tfds(
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=list(names)),
+            "label": tfds.features.ClassLabel(names=list(names))
+            if names
+            else tfds.features.Scalar(np.int64),
             "caption": tfds.features.Text(),
         }
     )
@@ -50,8 +54,10 @@ def write_tfds(
         file = directory / f"{name}-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(file), "group_size:1")
         for i in range(count):
-            image = io.BytesIO(b"no image" if i in broken else png(images[i], size))
-            example = {"image": image, "label": i % len(names), "caption": f"the number {i}"}
+            data = images[i] if isinstance(images[i], bytes) else png(images[i], size)
+            image = io.BytesIO(b"no image" if i in broken else data)
+            label = labels[i] if labels is not None else i % len(names)
+            example = {"image": image, "label": label, "caption": f"the number {i}"}
             writer.write(serializer.serialize_example(features.encode_example(example)))
         writer.close()
         template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from imgen.data import make_source
-from imgen.data.folder import IMAGE_SUFFIXES
+from imgen.data.image_files import suffixes
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import EvalImages, center_crop
 from imgen.data.source import BadExample, Source, decode_image
@@ -120,13 +120,13 @@ class _Files:
         self.files = self._paths = sorted(
             (
                 path for path in root.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in OVERVIEWS
+                if path.suffix.lower() in suffixes() and path.name not in OVERVIEWS
                 and not path.name.startswith(".")
             ),
             key=_natural,
         )  # fmt: skip
         if not self._paths:
-            raise UserError(f"{root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(f"{root} holds no image ({', '.join(sorted(suffixes()))})")
         self.size = self._read(self._paths[0]).shape[:2]
         self.stems = tuple(str(path.relative_to(root).with_suffix("")) for path in self._paths)
 
