@@ -30,7 +30,7 @@ from imgen.runs import held_out as run_metrics
 from imgen.runs.held_out import HeldOut
 from imgen.runs.stages import eval_transform, open_source
 from imgen.runs.trained import load_tokenizer
-from imgen.training.reconstructions import is_nested, reconstructor, stripper
+from imgen.training.reconstructions import reconstructor, stripper
 
 CONFIG = "configs/small_tokenizers.py"
 DATA = ("cifar10", "imagenet")
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """A row of the table: what training came to on the whole held-out split."""
     run = load_tokenizer(workdir)
-    nested = is_nested(run.module)
+    nested = run.module.nested
     found = run_metrics.reconstruction(HeldOut(workdir), settings)
     spec, points = run.spec, []
     if nested:
@@ -152,7 +152,7 @@ def draw(path: Path, workdir: Path, settings: FrozenConfigDict) -> None:
     run, num = load_tokenizer(workdir), 16 if settings.data.image_size <= 64 else 4
     source, transform = open_source(settings, "eval"), eval_transform(settings)
     originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
-    if is_nested(run.module):
+    if run.module.nested:
         strips = jax.device_get(stripper(run.module)(run.params, originals[: num // 2]))
         tiles, columns = strips.reshape(-1, *strips.shape[2:]), strips.shape[1]
     else:

@@ -146,8 +146,7 @@ def check_tokenizer_start(tokenizer, settings, init) -> None:
         check_warm_start(inside, theirs, run, where)
         _check_meaning(getattr(tokenizer, part), run, where)
         given |= {f"{part}/{path}" for path in theirs}
-    frozen = getattr(tokenizer, "frozen", ())
-    lacking = [k for k in ours if any(re.search(p, k) for p in frozen) and k not in given]
+    lacking = [k for k in ours if any(re.search(p, k) for p in tokenizer.frozen) and k not in given]
     if lacking:
         part = lacking[0].split("/")[0]
         key = f"init.parts.{part}" if part in PARTS else "init.tokenizer"

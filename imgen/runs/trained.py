@@ -87,7 +87,7 @@ class TrainedTokenizer:
     @property
     def has_moments(self) -> bool:
         """Whether its latents are drawn from a distribution that can be stored."""
-        return self.spec.kind == "continuous" and hasattr(self.module, "moments")
+        return self.module.has_moments
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, H, W, 3] -> latents [B, *grid, ...], computed on all devices of this process."""
