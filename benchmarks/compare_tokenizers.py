@@ -26,7 +26,7 @@ from imgen.report import pixels
 from imgen.runs import cli, held_out
 from imgen.runs.stages import eval_transform, open_source
 from imgen.runs.trained import load_tokenizer
-from imgen.training.reconstructions import is_nested, reconstructor, stripper
+from imgen.training.reconstructions import reconstructor, stripper
 
 CONFIG = "configs/small_tokenizers.py"
 DATA = ("cifar10", "imagenet")
@@ -99,7 +99,7 @@ def rate_distortion(rows: list[dict]) -> dict[str, Figure]:
 def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """Returns what training came to on the whole held-out split."""
     run = load_tokenizer(workdir)
-    nested = is_nested(run.module)
+    nested = run.module.nested
     found = held_out.reconstruction(held_out.HeldOut(workdir), settings)
     spec, points = run.spec, []
     if nested:
@@ -146,7 +146,7 @@ def draw(workdir: Path, settings: FrozenConfigDict) -> np.ndarray:
     run, num = load_tokenizer(workdir), 16 if settings.data.image_size <= 64 else 4
     source, transform = open_source(settings, "eval"), eval_transform(settings)
     originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
-    if is_nested(run.module):
+    if run.module.nested:
         strips = jax.device_get(stripper(run.module)(run.params, originals[: num // 2]))
         tiles, columns = strips.reshape(-1, *strips.shape[2:]), strips.shape[1]
     else:

@@ -111,7 +111,7 @@ def of_run(args) -> Opened:
         raise UserError(
             f"{args.workdir} was trained on stored codes: name their folder with --codes"
         )
-    if getattr(run.module, "num_codes", run.spec.size) != run.spec.size:
+    if run.module.padded:
         raise UserError(
             f"the tokenizer of {args.workdir} gives images unlike numbers of codes, padded to the longest: "
             "their statistics are not defined here"

@@ -30,7 +30,7 @@ from imgen.runs import cli
 from imgen.runs import sampling as drawing
 from imgen.runs.run import Run
 from imgen.training.generator_task import sampler
-from imgen.training.reconstructions import is_nested, reconstructor, stripper
+from imgen.training.reconstructions import reconstructor, stripper
 from imgen.training.sampling import num_classes, sample_set
 
 log = logging.getLogger("imgen.sample")
@@ -94,7 +94,7 @@ def _reconstruct(args, out: Path) -> None:
     run, data = opened.tokenizer(), opened.experiment.data
     tokenizer = run.module
     idle = ["labels", "temperature", "top_k", "top_p"]
-    idle += [] if hasattr(tokenizer, "guidance_scale") else ["guidance"]
+    idle += ["guidance"] if tokenizer.guidance_scale is None else []
     if given := [f"--{name}" for name in idle if getattr(args, name) is not None]:
         raise UserError(
             f"{args.workdir} trained a tokenizer only, whose reconstructions {', '.join(given)} cannot "
@@ -119,7 +119,7 @@ def _reconstruct(args, out: Path) -> None:
             recon.append(jax.device_get(draw(params, here[0], key, here[1]))[read])
             progress.update(sum(map(len, recon)))
         originals, recon = np.concatenate(originals), np.concatenate(recon)
-        if is_nested(tokenizer):
+        if tokenizer.nested:
             first = originals[:8]
             strips = jax.device_get(stripper(tokenizer)(params, first, key, np.arange(len(first))))
             rows = strips.reshape(-1, *strips.shape[2:])

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -13,23 +12,23 @@ from imgen.errors import UserError
 from imgen.interop import elm_bae, instella, kl_vae, llamagen_vq, maskgit_vqgan, taming, titok
 from imgen.interop.system import System, by_table
 from imgen.interop.table import Row
-from imgen.tokenizers import TOKENIZERS
+from imgen.latents import height_width
+from imgen.tokenizers import TOKENIZERS, Tokenizer
 
-Layout = Callable[[nn.Module], System]
+Layout = Callable[[Tokenizer], System]
 
 
-def _table(rows: Callable[[nn.Module], list[Row]], **published: Any) -> Layout:
+def _table(rows: Callable[[Tokenizer], list[Row]], **published: Any) -> Layout:
     """published: as in `by_table`."""
     return lambda module: by_table(lambda: rows(module), lambda: _shapes(module), **published)
 
 
-def _shapes(module: nn.Module) -> dict[str, Any]:
-    side = getattr(module, "image_size", 64)
-    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+def _shapes(module: Tokenizer) -> dict[str, Any]:
+    images = jax.ShapeDtypeStruct((1, *height_width(module.image_size or 64), 3), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), images)["params"]
 
 
-def _kl(module: nn.Module) -> System:
+def _kl(module: Tokenizer) -> System:
     def convert(state):
         return kl_vae.convert(state, _shapes(module))
 
@@ -62,7 +61,7 @@ LAYOUTS: dict[str, tuple[str, Layout]] = {
 }
 
 
-def of_size(name: str, module: nn.Module) -> System:
+def of_size(name: str, module: Tokenizer) -> System:
     """The system LAYOUTS[name] for a module of another size. Raises UserError for another kind of module."""
     preset, layout = LAYOUTS[name]
     if type(module) is not type(TOKENIZERS[preset]()):

@@ -9,25 +9,22 @@ KINDS = ("index", "bits", "continuous")
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of images of `size`, one number for square ones."""
+    """Returns (H, W) of images of `size`, one number for square ones."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 @dataclasses.dataclass(frozen=True)
 class LatentSpec:
-    """Kind and shape of one image's latents.
+    """Describes kind and shape of one image's latents. Raises UserError for an unknown kind.
 
     kind: "index" (int32 codes), "bits" (0/1) or "continuous" (float32).
     grid: layout of the positions, e.g. (16, 16), (128,) or (4, 16, 16).
     size: vocabulary (index), bits (bits) or channels (continuous) per position.
-    mean, scale: continuous latents are stored as (x - mean) * scale.
     """
 
     kind: str
     grid: tuple[int, ...]
     size: int
-    mean: float = 0.0
-    scale: float = 1.0
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -36,12 +33,12 @@ class LatentSpec:
 
     @property
     def positions(self) -> int:
-        """Positions per image: the product of the grid."""
+        """Counts the positions of an image: the product of the grid."""
         return math.prod(self.grid)
 
     @property
     def bits(self) -> float | None:
-        """Bits that an image's latents take at a fixed length; None for continuous ones."""
+        """Counts the bits that an image's latents take at a fixed length; None for continuous ones."""
         if self.kind == "continuous":
             return None
         return self.positions * (self.size if self.kind == "bits" else math.log2(self.size))

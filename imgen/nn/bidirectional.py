@@ -11,20 +11,28 @@ from imgen.nn.axial_rope import Pairing, Rotation, rotate
 from imgen.nn.mlp import GatedMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm
 from imgen.parallel.constrain import constrain
+from imgen.params.fields import silent, training
+
+SHARDING = (
+    (r"block_\d+/attention/qkv/kernel$", ("fsdp", "tensor", None, None)),  # [D, N, 3, H]
+    (r"block_\d+/attention/out/kernel$", ("tensor", None, "fsdp")),  # [N, H, D]
+    (r"block_\d+/ffn/gate_up/kernel$", ("fsdp", None, "tensor")),  # [D, 2, F]
+    (r"block_\d+/ffn/down/kernel$", ("tensor", "fsdp")),  # [F, D]
+)
 
 
 class SelfAttention(nn.Module):
-    """Every token sees all, or token t those before visible[t]. No biases. [B, T, D] -> [B, T, D].
+    """Attends: every token sees all, or token t those before visible[t]. No biases. [B, T, D] -> [B, T, D].
 
     Queries and keys get an RMSNorm over each head's channels, then their rotary position. The
     projections are one kernel [D, N, 3, H].
     """
 
     heads: int
-    pairing: Pairing = "official"
-    init: Init = "torch"
+    pairing: Pairing = silent("official")
+    init: Init = training("torch")
     norm_eps: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(
@@ -54,14 +62,14 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x)), of hidden width `hidden`."""
+    """Computes x += attention(RMSNorm(x)); x += SwiGLU(RMSNorm(x)), of hidden width `hidden`."""
 
     heads: int
     hidden: int
-    pairing: Pairing = "official"
-    init: Init = "torch"
+    pairing: Pairing = silent("official")
+    init: Init = training("torch")
     norm_eps: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgen.errors import UserError
+from imgen.params.fields import silent, training
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
 
 
 def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for convolutions, weights and biases alike: uniform(+-1/sqrt(fan_in))."""
+    """Draws as PyTorch does for convolutions, weights and biases alike: uniform(+-1/sqrt(fan_in))."""
     bound = 1.0 / math.sqrt(fan_in)
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
@@ -26,7 +27,7 @@ def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """kernel x kernel convolution with PyTorch's default initialisation.
+    """Convolves, kernel x kernel, with PyTorch's default initialisation.
 
     padding: pixels on every side, ((top, bottom), (left, right)), or XLA's "SAME" / "VALID".
     kernel_init: replaces the default of the kernel.
@@ -37,8 +38,8 @@ class Conv(nn.Module):
     stride: int = 1
     padding: Padding = "SAME"
     use_bias: bool = True
-    kernel_init: nn.initializers.Initializer | None = None
-    dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer | None = training(None)
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,15 +62,15 @@ class Conv(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with float32 statistics.
+    """Normalises groups of channels, with float32 statistics.
 
     The sums are taken per channel and only the small [B, C] results are grouped, so that the
     activations are read once for the statistics and once for the result, without a reshape.
     """
 
-    groups: int = 32
+    groups: int = silent(32)
     epsilon: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -92,7 +93,7 @@ class GroupNorm(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """norm, swish, conv3x3, norm, swish, dropout, conv3x3; plus x (by a 1x1 conv if it widens).
+    """Adds norm, swish, conv3x3, norm, swish, dropout, conv3x3 to x (by a 1x1 conv if it widens).
 
     use_bias: of the convolutions.
     output_shortcut: where the block widens, x is left out and the 1x1 conv is of the block's own output
@@ -100,11 +101,11 @@ class ResBlock(nn.Module):
     """
 
     features: int
-    groups: int = 32
-    dropout: float = 0.0
+    groups: int = silent(32)
+    dropout: float = training(0.0)
     use_bias: bool = True
     output_shortcut: bool = False
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
@@ -122,10 +123,10 @@ class ResBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """Single-head attention over all H*W positions, residual; no mask, no position embedding."""
+    """Adds single-head attention over all H*W positions; no mask, no position embedding."""
 
-    groups: int = 32
-    dtype: Any = jnp.float32
+    groups: int = silent(32)
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -143,7 +144,7 @@ class AttnBlock(nn.Module):
 class Downsample(nn.Module):
     """Halves H and W: zeros on the right and bottom only, then conv3x3 of stride 2."""
 
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -154,7 +155,7 @@ class Downsample(nn.Module):
 class AveragePool(nn.Module):
     """Halves H and W: the mean of each 2x2 pixels."""
 
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -165,7 +166,7 @@ class AveragePool(nn.Module):
 class Upsample(nn.Module):
     """Doubles H and W: nearest neighbour, then conv3x3."""
 
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -175,14 +176,14 @@ class Upsample(nn.Module):
 
 
 def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H/p, W/p, p*p*C]: each pxp patch becomes one position."""
+    """Makes one position of each pxp patch: [B, H, W, C] -> [B, H/p, W/p, p*p*C]."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, patch * patch * c)
 
 
 def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
-    """Inverse of `space_to_depth`."""
+    """Undoes `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, patch, patch, c // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, c // patch**2)

@@ -13,12 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from imgen.parallel.constrain import constrain
+from imgen.params.fields import training
+
+SHARDING = (  # of a `MemoryBlock`
+    (r"block_\d+/\w+_attention/(query|key|value)/kernel$", ("fsdp", "tensor")),  # [D, D]
+    (r"block_\d+/\w+_attention/out/kernel$", ("tensor", "fsdp")),  # [D, D]
+    (r"block_\d+/up/kernel$", ("fsdp", "tensor")),  # [D, F]
+    (r"block_\d+/down/kernel$", ("tensor", "fsdp")),  # [F, D]
+)
 
 NORM_EPS = 1e-5
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array, epsilon: float = 1e-6) -> jax.Array:
-    """(a + epsilon / S) / (sum a + epsilon) with a = exp(scores - max) * mask, over the last axis.
+    """Returns (a + epsilon / S) / (sum a + epsilon) with a = exp(scores - max) * mask, over the last axis.
 
     scores [..., S] and mask (0 or 1, of a shape that broadcasts) in float32. As in LaVIT, the maximum
     is over all S entries, and a row whose entries are all masked is uniform; its mask gets no gradient
@@ -34,14 +42,14 @@ def masked_softmax(scores: jax.Array, mask: jax.Array, epsilon: float = 1e-6) ->
 
 
 class MaskedAttention(nn.Module):
-    """Queries from x [B, T, D], keys and values from memory [B, S, D]; biases everywhere.
+    """Attends from x [B, T, D] to memory [B, S, D]; biases everywhere.
 
     mask: float 0 or 1, broadcast to [B, heads, T, S]; None sees all.
     """
 
     heads: int
     epsilon: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array, memory: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -63,7 +71,8 @@ class MaskedAttention(nn.Module):
 
 
 class MemoryBlock(nn.Module):
-    """x += self-attention(LN x); x += cross-attention(LN x, memory); x += MLP(LN x), with exact GELU.
+    """Computes x += self-attention(LN x); x += cross-attention(LN x, memory); x += MLP(LN x), with exact
+    GELU.
 
     hidden: width of the MLP.
     memory_epsilon: of the soft-max over the memory; self-attention has 1e-6.
@@ -72,7 +81,7 @@ class MemoryBlock(nn.Module):
     heads: int
     hidden: int
     memory_epsilon: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(

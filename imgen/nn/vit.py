@@ -11,15 +11,24 @@ import jax
 import jax.numpy as jnp
 
 from imgen.errors import UserError
-from imgen.nn.attention import KVCache
 from imgen.nn.mlp import ACTIVATIONS, GatedMLP
+from imgen.nn.stack import stack
 from imgen.parallel.constrain import constrain
+from imgen.params.fields import training
 
 MLP = Literal["gelu", "quick_gelu", "swiglu"]
 
+SHARDING = (  # of a `ViT`; the leading axis of the layers is left out
+    (r"blocks/qkv/kernel$", ("fsdp", None, "tensor")),  # [D, 3, D]
+    (r"blocks/(mlp/)?gate_up/kernel$", ("fsdp", None, "tensor")),  # [D, 2, F]
+    (r"blocks/up/kernel$", ("fsdp", "tensor")),  # [D, F]
+    (r"blocks/out/kernel$", ("tensor", "fsdp")),  # [D, D]
+    (r"blocks/(mlp/)?down/kernel$", ("tensor", "fsdp")),  # [F, D]
+)
+
 
 class ViTBlock(nn.Module):
-    """h = x + attention(norm1(x)); out = h + mlp(norm2(h)). [B, T, D] -> [B, T, D].
+    """Computes h = x + attention(norm1(x)); h + mlp(norm2(h)). [B, T, D] -> [B, T, D].
 
     Queries, keys and values are one kernel [D, 3, D], Xavier-uniform over the whole of it, as PyTorch
     starts its MultiheadAttention; the other kernels start normal with deviation `init_std`.
@@ -30,22 +39,15 @@ class ViTBlock(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     eps: float = 1e-5
-    init_std: float = 0.02
-    dtype: Any = jnp.float32
+    init_std: float = training(0.02)
+    dtype: Any = training(jnp.float32)
     mlp: MLP = "gelu"
 
     @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        mask: jax.Array | None = None,
-        cache: KVCache | None = None,
-        start: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """mask: bool, to be broadcast to [B, heads, queries, keys]; what is False is not seen.
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, None]:
+        """Returns the output and nothing of each layer, as `nn.stack` wants it.
 
-        Given a cache, the keys are all of its rows, after this call's T were written from row `start` on;
-        the cache is returned as well.
+        mask: bool, to be broadcast to [B, heads, queries, keys]; what is False is not seen.
         """
         batch, length, width = x.shape
         if width % self.heads:
@@ -60,11 +62,6 @@ class ViTBlock(nn.Module):
         )(h)
         qkv = qkv.reshape(batch, length, 3, self.heads, width // self.heads)
         q, k, v = (constrain(qkv[:, :, i], "batch", None, "heads", None) for i in range(3))
-        if cache is not None:
-            write = jax.lax.dynamic_update_slice_in_dim
-            k = write(cache.k, k.astype(cache.k.dtype), start, axis=1)
-            v = write(cache.v, v.astype(cache.v.dtype), start, axis=1)
-            cache = KVCache(k, v)
         h = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(batch, length, width)
         x = x + nn.Dense(width, dtype=self.dtype, kernel_init=init, name="out")(h)
 
@@ -73,15 +70,15 @@ class ViTBlock(nn.Module):
         if self.mlp == "swiglu":
             gated = 8 * -(-int(2 * hidden / 3) // 8)
             h = GatedMLP(gated, self.init_std, self.dtype, use_bias=True, name="mlp")(h)
-            return constrain(x + h, "batch", None, None), cache
+            return constrain(x + h, "batch", None, None), None
         h = nn.Dense(hidden, dtype=self.dtype, kernel_init=init, name="up")(h)
         h = constrain(ACTIVATIONS[self.mlp](h), "batch", None, "hidden")
         x = x + nn.Dense(width, dtype=self.dtype, kernel_init=init, name="down")(h)
-        return constrain(x, "batch", None, None), cache
+        return constrain(x, "batch", None, None), None
 
 
 class ViT(nn.Module):
-    """`depth` ViTBlocks, their parameters stacked along a leading axis: leaves [depth, ...].
+    """Runs `depth` ViTBlocks, their parameters stacked along a leading axis: leaves [depth, ...].
 
     remat: recompute each block's inside in the backward pass, which then keeps its input only.
     """
@@ -90,46 +87,33 @@ class ViT(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     eps: float = 1e-5
-    init_std: float = 0.02
-    remat: bool = False
-    dtype: Any = jnp.float32
+    init_std: float = training(0.02)
+    remat: bool = training(False)
+    dtype: Any = training(jnp.float32)
     mlp: MLP = "gelu"
 
+    @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[B, T, D] -> [B, T, D]. mask: see `ViTBlock`."""
-        return self._blocks(x, mask)[0]
+        blocks = stack(ViTBlock, self.depth, remat="full" if self.remat else "none")
+        options = (self.heads, self.mlp_ratio, self.eps, self.init_std, self.dtype, self.mlp)
+        return blocks(*options, name="blocks")(x, mask)[0]
 
-    def step(
-        self, x: jax.Array, cache: KVCache, start: jax.Array | int
-    ) -> tuple[jax.Array, KVCache]:
-        """T more tokens [B, T, D] of a causal pass: token t sees the rows [0, start + t] of the cache, leaves
-        [depth, B, rows, heads, H]. Returns their outputs and the cache with their rows written."""
-        visible = start + jnp.arange(x.shape[1])
-        return self._blocks(x, jnp.arange(cache.k.shape[2]) <= visible[:, None], cache, start)
 
-    @nn.compact
-    def _blocks(
-        self,
-        x: jax.Array,
-        mask: jax.Array | None,
-        cache: KVCache | None = None,
-        start: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache | None]:
-        layer = nn.remat(ViTBlock, prevent_cse=False) if self.remat else ViTBlock
+def patch_embedding(width: int, patch: int, dtype: Any) -> nn.Module:
+    """Makes the layer "patch_embed": images [B, H, W, C] -> [B, H/patch, W/patch, width], each patch on its
+    own."""
+    return nn.Conv(
+        width,
+        (patch, patch),
+        (patch, patch),
+        "VALID",
+        dtype=dtype,
+        kernel_init=nn.initializers.normal(0.02),
+        name="patch_embed",
+    )
 
-        def step(block: ViTBlock, x: jax.Array, cache: KVCache | None) -> tuple:
-            return block(x, mask, cache, start)
 
-        blocks = layer(
-            self.heads,
-            self.mlp_ratio,
-            self.eps,
-            self.init_std,
-            self.dtype,
-            self.mlp,
-            name="blocks",
-        )
-        scan = nn.scan(
-            step, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth
-        )
-        return scan(blocks, x, cache)
+def repeat_tokens(tokens: jax.Array, batch: int, dtype: Any) -> jax.Array:
+    """Gives every image of a batch the same tokens: [T, D] -> [B, T, D]."""
+    return jnp.broadcast_to(tokens.astype(dtype), (batch, *tokens.shape))

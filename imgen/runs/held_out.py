@@ -21,7 +21,7 @@ from imgen.report.progress import Progress
 from imgen.runs.stages import eval_transform, evaluation_task, open_source, reading
 from imgen.runs.trained import build_tokenizer, load_generator, load_tokenizer
 from imgen.training.evaluator import sum_over
-from imgen.training.reconstructions import first_tokens, is_nested
+from imgen.training.reconstructions import first_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def measurable(settings) -> list[str]:
     tokenizer, spec = build_tokenizer(settings)
     there = []
     if "tokenizer" in settings.train:
-        there += ["reconstruction", "prefixes"] if is_nested(tokenizer) else ["reconstruction"]
+        there += ["reconstruction", "prefixes"] if tokenizer.nested else ["reconstruction"]
     if "generator" in settings.train:
         if not evaluation_task("generator", settings).generator.has_likelihood:
             return [*there, "error"]
@@ -55,7 +55,7 @@ def reconstruction(on: HeldOut, settings) -> dict[str, float]:
     measured = _evaluate(task, state, _batches(on, settings, "eval", on.num), run.step)
     bits = run.spec.bits
     if "tokens" in measured:  # of images with unlike numbers of them, on average
-        bits = measured["tokens"] * math.log2(run.module.num_codes)
+        bits = measured["tokens"] * math.log2(run.module.code_spec(settings.data.image_size).size)
     return {"tokens": run.spec.positions, "bits": bits, **measured}
 
 

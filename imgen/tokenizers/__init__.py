@@ -1,12 +1,13 @@
-"""Tokenizers: images <-> latents.
+"""Tokenizers: images <-> latents. Their face is `tokenizer.Tokenizer`, which says what they may have.
 
 A tokenizer is a Linen module over float32 images [B, H, W, 3] in [-1, 1], with
 
     spec(image_size) -> LatentSpec         raises UserError for sizes that it cannot take
     encode(images[, rng]) -> latents       deterministic without a key, sampled (where it can be) with one
-    decode(latents) -> images              not clipped, but where the published decoder is
-    __call__(images[, rng]) -> dict        the training pass; without a key, nothing is random and no
-                                           dropout acts (with one, a "dropout" stream is needed too)
+    decode(latents[, keep, rng]) -> images keep, rng: where the tokenizer is `nested`, where it `draws`
+    __call__(images[, rng, teacher]) -> dict   the training pass; without a key, nothing is random and no
+                                           dropout acts (with one, a "dropout" stream is needed too);
+                                           teacher: where one of its `projectors` is on, features [B, M, F]
 
 The dict of the training pass holds
 
@@ -19,15 +20,11 @@ The dict of the training pass holds
               `last_layer`, e.g. ("decoder", "conv_out"): for the adaptive adversarial weight
     z         features before the quantizer, where `code_features(z, codes)` puts them among the codes:
               for k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
-
-Optional: in `decode` an argument `keep`, how many of the first latents count, and where decoding is random
-one `rng`: keys [B], one an image; `frozen`, regular expressions of parameter paths that are never trained;
-`num_codes`, the codes that count as used where the vocabulary has more (padding); in the training pass an
-argument `teacher` [B, M, F], a frozen model's features that it is to predict.
 """
 
 from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, mingtok, titok, vq
 from imgen.tokenizers.layout import StoredCodes
+from imgen.tokenizers.tokenizer import Tokenizer
 
 TOKENIZERS = {
     "vq": vq.vq,
@@ -47,7 +44,9 @@ TOKENIZERS = {
     **flextok.BUILDERS,
     "binary_1d": binary_1d.binary_1d,
     "vq_1d": binary_1d.vq_1d,
-    "dynamic": dynamic.dynamic,
+    "dynamic": dynamic.DynamicTokenizer,
     **mingtok.BUILDERS,
     "codes": StoredCodes,
 }
+
+__all__ = ["TOKENIZERS", "Tokenizer"]

@@ -24,13 +24,19 @@ from imgen.nn.conv import (
     depth_to_space,
     space_to_depth,
 )
+from imgen.params.fields import silent, training
 from imgen.tokenizers.ranges import whole_numbers
 
 Make = Callable[..., nn.Module]  # a module's class, with some of its fields given
 
+SHARDING = (  # convolutions are small: every device has all of them
+    (r"(conv_in|conv_out|(pre_|post_)?quant_conv|patch_embed)/kernel$", ()),
+    (r"(level_\d+|mid)/(res_\d+|attn(_\d+)?|resample)/\w+/kernel$", ()),
+)
+
 
 class Level(nn.Module):
-    """ResBlocks at one resolution, each with an AttnBlock behind it if `attention`, then `resample`."""
+    """Runs ResBlocks at one resolution, each with an AttnBlock behind it if `attention`, then `resample`."""
 
     features: int
     num_res_blocks: int
@@ -50,7 +56,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """ResBlocks at the latent resolution, with an AttnBlock behind the first if `attention`."""
+    """Runs ResBlocks at the latent resolution, with an AttnBlock behind the first if `attention`."""
 
     features: int
     num_res_blocks: int
@@ -67,7 +73,7 @@ class Middle(nn.Module):
 
 
 class Half(nn.Module):
-    """What encoder and decoder have in common.
+    """Holds what encoder and decoder have in common.
 
     ch, ch_mult: level l has ch * ch_mult[l] channels.
     num_res_blocks: at every level.
@@ -86,12 +92,12 @@ class Half(nn.Module):
     mid_blocks: int = 2
     mid_attention: bool = True
     out_activation: bool = True
-    groups: int = 32
-    dropout: float = 0.0
+    groups: int = silent(32)
+    dropout: float = training(0.0)
     use_bias: bool = True
     output_shortcut: bool = False
     patch: int = 1
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     def __post_init__(self):
         if not (whole_numbers(self.ch_mult, 1) and len(self.ch_mult)):
@@ -154,7 +160,7 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """Images [B, H, W, 3] -> features [B, H/f, W/f, z_channels], f = patch * 2^(levels - 1).
+    """Turns images [B, H, W, 3] into features [B, H/f, W/f, z_channels], f = patch * 2^(levels - 1).
 
     downsample: `nn.conv.Downsample` or `AveragePool`. out_kernel: of the last convolution.
     use_bias: also of the first convolution; the last one always has a bias.
@@ -178,7 +184,7 @@ class Encoder(Half):
 
 
 class Decoder(Half):
-    """Features [B, h, w, C] -> images [B, h*f, w*f, 3], unbounded (clip outside).
+    """Turns features [B, h, w, C] into images [B, h*f, w*f, 3], unbounded (clip outside).
 
     norm_first: the features are normalised before the first convolution, in groups.
     `hidden` and `project` are the two parts of a call: the adaptive adversarial weight needs the
@@ -200,7 +206,7 @@ class Decoder(Half):
         self.conv_out = Conv(3 * self.patch**2, dtype=self.dtype)
 
     def hidden(self, z: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Everything before the last convolution: [B, H/patch, W/patch, ch]."""
+        """Computes everything before the last convolution: [B, H/patch, W/patch, ch]."""
         x = self.norm_in(z) if self.norm_first else z
         x = self.mid(self.conv_in(x), deterministic)
         for level in reversed(self.level):
@@ -208,7 +214,7 @@ class Decoder(Half):
         return self._activated(self.norm_out(x))
 
     def project(self, x: jax.Array) -> jax.Array:
-        """The last convolution: hidden features -> float32 images [B, H, W, 3]."""
+        """Applies the last convolution: hidden features -> float32 images [B, H, W, 3]."""
         return depth_to_space(self.conv_out(x), self.patch).astype(jnp.float32)
 
     def __call__(self, z: jax.Array, deterministic: bool = True) -> jax.Array:

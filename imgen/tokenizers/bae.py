@@ -25,7 +25,7 @@ def bae(
     code_weight: float = 0.0,
     **half: Any,
 ) -> ConvTokenizer:
-    """ELM's binary autoencoder, on images in [0, 1], without activations behind the last norms.
+    """Builds ELM's binary autoencoder, on images in [0, 1], without activations behind the last norms.
 
     bits: D of a position; ELM's models of 2 x 8, 2 x 10 and 2 x 12 bits take 16, 20 and 24.
     z_channels: width of the encoder's features and of the bits' embeddings.

@@ -9,172 +9,30 @@ AMD-AIG-AIMA/Instella-T2I, bae/ae_model.py, bae/bnl.py, bae/resize_layers.py, co
 `causal_1d` is SEED's causal order of tokens (AILab-CVC/SEED, Qformer_casual.py).
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
-from imgen.nn.axial_rope import Pairing, Rotation, rotation
-from imgen.nn.bidirectional import Block
-from imgen.nn.conv import Conv, depth_to_space
-from imgen.nn.norms import RMSNorm
+from imgen.nn.axial_rope import Pairing
+from imgen.nn.conv import depth_to_space
+from imgen.params.fields import silent, training
+from imgen.tokenizers.binary_1d_layers import SHARDING, Decoder, Encoder, Size, TokenPositions
 from imgen.tokenizers.losses.repa import InnerTarget
-from imgen.tokenizers.losses.semantic import SemanticTarget, teacher_loss, with_heads
-from imgen.tokenizers.quantizers import Bernoulli, VectorQuantizer
+from imgen.tokenizers.losses.semantic import SemanticTarget, teacher_loss
+from imgen.tokenizers.quantizers import Bernoulli, Quantizer, VectorQuantizer
 from imgen.tokenizers.ranges import whole_numbers
-
-NORM_EPS = 1e-6
-Size = tuple[int, int]
+from imgen.tokenizers.tokenizer import QuantizedTokenizer
 
 
-class Places(NamedTuple):
-    """Where tokens stand: latent k at (k, 0, 0), the patch in row r and column c at (0, r, c).
-
-    dims: channels of a head that turn with each of the three coordinates.
-    scale: rows and columns of every grid are stretched to [0, scale - 1]; None counts them.
-    """
-
-    dims: tuple[int, ...]
-    pairing: Pairing
-    scale: int | None
-
-    def tables(self, grid: Size, latents: int) -> Rotation:
-        """Of the patches of a grid, row by row, and then of the latents."""
-        sides = [np.arange(n) * self._stretch(n) for n in grid]
-        patches = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
-        positions = np.zeros((len(patches) + latents, 3))
-        positions[: len(patches), 1:] = patches
-        positions[len(patches) :, 0] = np.arange(latents)
-        return rotation(positions, self.dims)
-
-    def _stretch(self, side: int) -> float:
-        return 1.0 if self.scale is None or side == 1 else (self.scale - 1) / (side - 1)
-
-    def halved(self, times: int = 1) -> "Places":
-        return self if self.scale is None else self._replace(scale=self.scale // 2**times)
-
-    def doubled(self) -> "Places":
-        return self if self.scale is None else self._replace(scale=self.scale * 2)
-
-
-class Halve(nn.Module):
-    """[B, h, w, D] -> [B, h/2, w/2, D]: convolution of stride 2 plus the mean of each 2 x 2."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        b, h, w, d = x.shape
-        mean = x.reshape(b, h // 2, 2, w // 2, 2, d).mean((2, 4))
-        return Conv(d, stride=2, padding=1, dtype=self.dtype, name="conv")(x) + mean
-
-
-class Double(nn.Module):
-    """[B, h, w, D] -> [B, 2h, 2w, D]: convolution to 4 D and depth-to-space, plus nearest neighbour."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = Conv(4 * x.shape[-1], padding=1, dtype=self.dtype, name="conv")(x)
-        return depth_to_space(y, 2) + x.repeat(2, axis=1).repeat(2, axis=2)
-
-
-class Encoder(nn.Module):
-    """Images [B, H, W, 3] -> latents [B, K, heads * head_dim], before the projection to logits.
-
-    downsample_idx: blocks after which the patches' grid is halved.
-    causal: latent k sees the patches and latents <= k, and patches see only patches: token k can't
-        depend on a later one.
-    """
-
-    layers: int
-    heads: int
-    head_dim: int
-    num_latents: int
-    patch_size: int
-    downsample_idx: Sequence[int]
-    places: Places
-    causal: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        width, k = self.heads * self.head_dim, self.num_latents
-        patch = self.patch_size  # kernel and stride
-        embedder = Conv(width, patch, patch, 0, dtype=self.dtype, name="patch_embedder")
-        patches = embedder(images)
-        latents = self.param("latent_tokens", nn.initializers.normal(0.02), (k, width))
-        latents = jnp.broadcast_to(latents, (images.shape[0], k, width)).astype(self.dtype)
-        places = self.places
-        for i in range(self.layers):
-            b, h, w, _ = patches.shape
-            tables, visible = places.tables((h, w), k), None
-            if self.causal:
-                visible = h * w + np.concatenate([np.zeros(h * w, int), 1 + np.arange(k)])
-            block = Block(
-                self.heads, 4 * width, places.pairing, dtype=self.dtype, name=f"block_{i}"
-            )
-            x = jnp.concatenate([patches.reshape(b, h * w, width), latents], axis=1)
-            x = block(x, tables, visible)
-            patches, latents = x[:, : h * w].reshape(b, h, w, width), x[:, h * w :]
-            if i in self.downsample_idx:
-                stage = sorted(self.downsample_idx).index(i)
-                patches = Halve(self.dtype, name=f"down_{stage}")(patches)
-                places = places.halved()
-        latents = RMSNorm(NORM_EPS, name="norm_out")(latents)
-        return nn.Dense(width, dtype=self.dtype, name="proj_out")(latents)
-
-
-class Decoder(nn.Module):
-    """Values [B, K, C] and a grid of patches -> tokens [B, h, w, heads * head_dim] before the pixels.
-
-    upsample_idx: blocks after which the grid of mask tokens, which starts small, is doubled.
-    inner: the block whose image tokens are returned as well [B, h', w', D].
-    """
-
-    layers: int
-    heads: int
-    head_dim: int
-    upsample_idx: Sequence[int]
-    places: Places
-    inner: int | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, values: jax.Array, grid: Size) -> tuple[jax.Array, jax.Array | None]:
-        width, times = self.heads * self.head_dim, len(self.upsample_idx)
-        latents = RMSNorm(NORM_EPS, name="norm_in")(values)
-        latents = nn.Dense(width, dtype=self.dtype, name="proj_in")(latents)
-        mask = self.param("mask_token", nn.initializers.normal(0.02), (width,))
-        b, k, h, w = *latents.shape[:2], *(side // 2**times for side in grid)
-        patches = jnp.broadcast_to(mask, (b, h, w, width)).astype(self.dtype)
-        places, inner = self.places.halved(times), None
-        for i in range(self.layers):
-            _, h, w, _ = patches.shape
-            block = Block(
-                self.heads, 4 * width, places.pairing, dtype=self.dtype, name=f"block_{i}"
-            )
-            x = jnp.concatenate([patches.reshape(b, h * w, width), latents], axis=1)
-            x = block(x, places.tables((h, w), k))
-            patches, latents = x[:, : h * w].reshape(b, h, w, width), x[:, h * w :]
-            if i == self.inner:
-                inner = patches
-            if i in self.upsample_idx:
-                stage = sorted(self.upsample_idx).index(i)
-                patches = Double(self.dtype, name=f"up_{stage}")(patches)
-                places = places.doubled()
-        return RMSNorm(NORM_EPS, name="norm_out")(patches), inner
-
-
-class Binary1D(nn.Module):
-    """Encoder, any quantizer, decoder. The defaults are the released model's. Images are in [-1, 1].
+class Binary1D(QuantizedTokenizer):
+    """Puts encoder, any quantizer and decoder together. The defaults are the released model's. Images are
+    in [-1, 1].
 
     quantizer: a module of `tokenizers.quantizers`. Linear layers give it the channels that it takes
         and, where its values are not of the encoder's width as the embeddings of bits are, widen those.
@@ -187,12 +45,12 @@ class Binary1D(nn.Module):
     position_scale: in pixels: whatever the image's size, its patches get the positions of an image of
         this size; the released models have 1024. None: rows and columns are counted.
     causal_1d: see `Encoder`; `causal`.
-    semantic_target, repa: heads that predict a teacher's features, the latter from the image tokens after a
+    semantic_target, repa: predict a teacher's features, the latter from the image tokens after a
         block of the decoder, whose grid is resized to the teacher's.
     dtype: of the computation in the blocks; quantisation and losses are float32 always.
     """
 
-    quantizer: nn.Module
+    quantizer: Quantizer
     image_size: int | Size = 1024
     patch_size: int = 16
     num_latents: int = 128
@@ -204,17 +62,19 @@ class Binary1D(nn.Module):
     decoder_heads: int = 16
     upsample_idx: Sequence[int] = (7,)
     axes_dims: Sequence[int] | None = None
-    rope_pairing: Pairing = "official"
-    position_scale: int | None = None
+    rope_pairing: Pairing = silent("official")
+    position_scale: int | None = silent(None)
     causal_1d: bool = False
-    semantic_target: SemanticTarget | None = None
-    repa: InnerTarget | None = None
-    dtype: Any = jnp.float32
+    semantic_target: SemanticTarget | Mapping[str, Any] | None = None
+    repa: InnerTarget | Mapping[str, Any] | None = None
+    dtype: Any = training(jnp.float32)
 
+    projectors = {"semantic_target": SemanticTarget, "repa": InnerTarget}
     last_layer = ("to_pixel",)
+    sharding = SHARDING
 
     def setup(self):
-        places = self._places()
+        positions = self._positions()
         self.encoder = Encoder(
             self.encoder_layers,
             self.encoder_heads,
@@ -222,7 +82,7 @@ class Binary1D(nn.Module):
             self.num_latents,
             self.patch_size,
             self.downsample_idx,
-            places,
+            positions,
             self.causal_1d,
             self.dtype,
         )
@@ -231,7 +91,7 @@ class Binary1D(nn.Module):
             self.decoder_heads,
             self.head_dim,
             self.upsample_idx,
-            places,
+            positions,
             None if self.repa is None else self.repa.layer,
             self.dtype,
         )
@@ -242,16 +102,17 @@ class Binary1D(nn.Module):
         self.to_pixel = nn.Dense(3 * self.patch_size**2, dtype=self.dtype)
 
     @nn.nowrap
-    def _places(self) -> Places:
+    def _positions(self) -> TokenPositions:
         latent = 4 * -(-self.head_dim // 32)  # so that the rest is two even halves
         image = (self.head_dim - latent) // 2
         dims = tuple(self.axes_dims or (latent, image, image))
         scale = self.position_scale and self.position_scale // self.patch_size
-        return Places(dims, self.rope_pairing, scale)
+        return TokenPositions(dims, self.rope_pairing, scale)
 
     @nn.nowrap
     def spec(self, image_size: int | Size) -> LatentSpec:
-        """Raises UserError if images of this size, or the fields of this module, don't fit."""
+        """Describes K latents in a row. Raises UserError if images of this size, or the fields of this
+        module, don't fit."""
         if height_width(image_size) != height_width(self.image_size):
             raise UserError(
                 f"images of {image_size} would be decoded at {self.image_size}: "
@@ -277,7 +138,7 @@ class Binary1D(nn.Module):
                 )
         if self.repa is not None:
             self.repa.check_layer(self.decoder_layers)
-        dims = self._places().dims
+        dims = self._positions().dims
         if len(dims) != 3 or sum(dims) != self.head_dim or any(dim % 2 for dim in dims):
             raise UserError(
                 f"axes_dims {dims} are not three even numbers that add up to head_dim {self.head_dim}"
@@ -290,12 +151,12 @@ class Binary1D(nn.Module):
 
     @property
     def _factor(self) -> int:
-        """Pixels along each side of a patch where the grid is smallest."""
+        """Counts the pixels along each side of a patch where the grid is smallest."""
         return self.patch_size * 2**self._halvings
 
     @nn.nowrap
     def grid(self, image_size: int | Size) -> Size:
-        """Rows and columns of patches. Raises UserError for a size that can't be cut into them."""
+        """Returns rows and columns of patches. Raises UserError for a size that can't be cut into them."""
         size = height_width(image_size)
         if any(side % self._factor for side in size):
             raise UserError(
@@ -305,35 +166,24 @@ class Binary1D(nn.Module):
         return size[0] // self.patch_size, size[1] // self.patch_size
 
     def features(self, images: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] of any fitting size -> what is quantised: float32 [B, K, features_in]."""
+        """Turns images [B, H, W, 3] of any fitting size into what is quantised: float32 [B, K,
+        features_in]."""
         self.grid(images.shape[1:3])
         return self.to_code(self.encoder(images).astype(jnp.float32))
 
-    def moments(self, images: jax.Array) -> jax.Array:
-        """Images -> what is stored of continuous latents (`quantizers.Gaussian.moments`): [B, K, 2 C]."""
-        return self.quantizer.moments(self.features(images))
-
-    def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, 3] of any fitting size -> latents of K positions."""
-        return self.quantizer.encode(self.features(images), rng)
-
     def decode(self, latents: jax.Array, image_size: int | Size | None = None) -> jax.Array:
-        """Latents -> images of `image_size`, by default the field's, [B, H, W, 3], not clipped."""
+        """Turns latents into images of `image_size`, by default the field's, [B, H, W, 3], not clipped."""
         grid = self.grid(image_size or self.image_size)
         return self.project(self.decoder(self.values(self.quantizer.decode(latents)), grid)[0])
 
     def values(self, codes: jax.Array) -> jax.Array:
-        """The quantizer's values -> what decoder and semantic head read: [B, K, encoder width]."""
+        """Widens the quantizer's values for the decoder and `semantic_target`: [B, K, encoder width]."""
         width = self.encoder_heads * self.head_dim
         return codes if codes.shape[-1] == width else self.from_code(codes)
 
     def project(self, hidden: jax.Array) -> jax.Array:
-        """The last layer alone: tokens [B, h, w, D] -> float32 images [B, H, W, 3]."""
+        """Applies the last layer alone: tokens [B, h, w, D] -> float32 images [B, H, W, 3]."""
         return depth_to_space(self.to_pixel(hidden), self.patch_size).astype(jnp.float32)
-
-    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
-        return self.quantizer.code_features(z, codes)
 
     def __call__(
         self,
@@ -341,27 +191,20 @@ class Binary1D(nn.Module):
         rng: jax.Array | None = None,
         teacher: jax.Array | None = None,
     ) -> dict[str, Any]:
-        """A training pass (see `tokenizers`), at the images' own size.
+        """Runs a training pass (see `tokenizers`), at the images' own size.
 
         teacher: a frozen model's features [B, M, F], for `semantic_target` and `repa`. With a key
-        (in training) they must be there if either head is.
+        (in training) they must be there if either of these is.
         """
         z = self.features(images)
         quantized = self.quantizer(z, rng)
         values = self.values(quantized.values)
         hidden, inner = self.decoder(values, self.grid(images.shape[1:3]))
-        heads = {"semantic_target": (self.semantic_target, values), "repa": (self.repa, inner)}
         losses = dict(quantized.losses)
-        for name, (head, tokens) in heads.items():
-            losses |= teacher_loss(name, head, tokens, teacher, rng is not None)
-        out = {
-            "recon": self.project(hidden),
-            "latents": quantized.latents,
-            "losses": losses,
-            "stats": quantized.stats,
-            "hidden": hidden,
-        }
-        return {**out, "z": z} if hasattr(self.quantizer, "code_features") else out
+        losses |= teacher_loss("semantic_target", self.semantic_target, values, teacher, rng)
+        losses |= teacher_loss("repa", self.repa, inner, teacher, rng)
+        recon = self.project(hidden)
+        return self.training_pass(quantized, z, losses=losses, recon=recon, hidden=hidden)
 
 
 # The released model: 119.9 M parameters in the encoder, 427.8 M in all.
@@ -373,10 +216,11 @@ def binary_1d(
     encoder_heads: int = 12,
     **body: Any,
 ) -> Binary1D:
-    """Tokens of independent bits. bits, temperature, code_weight: see `quantizers.Bernoulli`; the
-    other arguments are those of `Binary1D`, its heads' as mappings."""
+    """Builds a tokenizer of independent bits. bits, temperature, code_weight: see `quantizers.Bernoulli`; the
+    other arguments are those of `Binary1D`."""
     quantizer = Bernoulli(bits, encoder_heads * head_dim, temperature, code_weight)
-    return _body(quantizer, head_dim=head_dim, encoder_heads=encoder_heads, **body)
+    body |= {"head_dim": head_dim, "encoder_heads": encoder_heads}
+    return construct(Binary1D, body, "tokenizer", quantizer=quantizer)
 
 
 def vq_1d(
@@ -387,12 +231,7 @@ def vq_1d(
     entropy_weight: float = 0.0,
     **body: Any,
 ) -> Binary1D:
-    """The same body with one VQ code a token: see `quantizers.VectorQuantizer`. The codebook is that
+    """Builds the same body with one VQ code a token: see `quantizers.VectorQuantizer`. The codebook is that
     of TiTok's published models."""
     quantizer = VectorQuantizer(codebook_size, codebook_dim, l2_norm, commit_weight, entropy_weight)
-    return _body(quantizer, **body)
-
-
-def _body(quantizer: nn.Module, **body: Any) -> Binary1D:
-    body = with_heads(body, semantic_target=SemanticTarget, repa=InnerTarget)
     return construct(Binary1D, body, "tokenizer", quantizer=quantizer)

@@ -13,26 +13,28 @@ from flax import linen as nn
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv
-from imgen.tokenizers.autoencoder import Decoder, Encoder, Half
-from imgen.tokenizers.quantizers import make_quantizer
+from imgen.params.fields import silent
+from imgen.tokenizers.autoencoder import SHARDING, Decoder, Encoder, Half
+from imgen.tokenizers.quantizers import Quantizer, make_quantizer
+from imgen.tokenizers.tokenizer import ImageSize, QuantizedTokenizer
 
 
-class ConvTokenizer(nn.Module):
-    """Images [B, H, W, 3] in [-1, 1] <-> latents on the grid [H/f, W/f].
+class ConvTokenizer(QuantizedTokenizer):
+    """Turns images [B, H, W, 3] in [-1, 1] into latents on the grid [H/f, W/f], and back.
 
-    quantizer: as `quantizers.base.Quantizer`.
     quant_conv, post_quant_conv: 1x1 convolutions before and behind the quantizer, or None.
     image_range: what encoder and decoder work in: "signed" [-1, 1] or "unit" [0, 1].
     """
 
     encoder: Encoder
     decoder: Decoder
-    quantizer: Any
+    quantizer: Quantizer
     quant_conv: Conv | None = None
     post_quant_conv: Conv | None = None
-    image_range: Literal["signed", "unit"] = "signed"
+    image_range: Literal["signed", "unit"] = silent("signed")
 
     last_layer = ("decoder", "conv_out")
+    sharding = SHARDING
 
     @property
     def dtype(self) -> Any:
@@ -40,8 +42,9 @@ class ConvTokenizer(nn.Module):
         return self.encoder.dtype
 
     @nn.nowrap
-    def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
-        """Latents of images of this size. Raises UserError if the grid does not come out whole."""
+    def spec(self, image_size: ImageSize) -> LatentSpec:
+        """Describes the latents of images of this size. Raises UserError if the grid does not come out
+        whole."""
         size = height_width(image_size)
         factor = self.encoder.factor
         if any(side % factor for side in size):
@@ -52,48 +55,28 @@ class ConvTokenizer(nn.Module):
         return self.quantizer.layout.spec((size[0] // factor, size[1] // factor))
 
     def features(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Images [B, H, W, 3] -> what is quantised: [B, h, w, features_in]."""
+        """Turns images [B, H, W, 3] into what is quantised: [B, h, w, features_in]."""
         self.spec(images.shape[1:3])
         x = (images + 1.0) / 2.0 if self.image_range == "unit" else images
         z = self.encoder(x, deterministic)
         return z if self.quant_conv is None else self.quant_conv(z)
 
-    def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, 3] -> latents: the likeliest, or drawn with a key if the quantizer can."""
-        return self.quantizer.encode(self.features(images), rng)
-
-    def moments(self, images: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] -> mean and log variance of latents, as `quantizers.Gaussian` stores them:
-        float32 [B, h, w, 2 C]. Only with that quantizer."""
-        return self.quantizer.moments(self.features(images))
-
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents -> images [B, H, W, 3], not clipped."""
+        """Turns latents into images [B, H, W, 3], not clipped."""
         return self.project(self._hidden(self.quantizer.decode(latents)))
 
-    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
-        return self.quantizer.code_features(z, codes)
-
     def project(self, hidden: jax.Array) -> jax.Array:
-        """The decoder's last convolution alone, for the adaptive adversarial weight."""
+        """Applies the decoder's last convolution alone."""
         images = self.decoder.project(hidden)
         return 2.0 * images - 1.0 if self.image_range == "unit" else images
 
     def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> dict[str, Any]:
-        """A training pass (see `tokenizers`); z [B, h, w, D] with a codebook."""
+        """Runs a training pass (see `tokenizers`); z [B, h, w, D] with a codebook."""
         deterministic = rng is None
         z = self.features(images, deterministic)
         quantized = self.quantizer(z, rng)
         hidden = self._hidden(quantized.values, deterministic)
-        return {
-            "recon": self.project(hidden),
-            "latents": quantized.latents,
-            "losses": quantized.losses,
-            "stats": quantized.stats,
-            "hidden": hidden,
-            **({"z": z} if hasattr(self.quantizer, "code_features") else {}),
-        }
+        return self.training_pass(quantized, z, recon=self.project(hidden), hidden=hidden)
 
     def _hidden(self, values: jax.Array, deterministic: bool = True) -> jax.Array:
         if self.post_quant_conv is not None:
@@ -107,7 +90,7 @@ HALF = ("ch", "ch_mult", "groups", "dropout", "patch", "dtype")
 
 
 def passes_on(names: Sequence[str], to: Callable) -> Callable[[Builder], Builder]:
-    """Says of a builder that its `**keywords` are these arguments of `to`: in its signature, in which
+    """Tells of a builder that its `**keywords` are these arguments of `to`: in its signature, in which
     `imgen.config.construct` looks for what a config may say."""
     theirs = inspect.signature(to).parameters
     passed = [theirs[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
@@ -123,14 +106,15 @@ def passes_on(names: Sequence[str], to: Callable) -> Callable[[Builder], Builder
 
 @passes_on(HALF, to=Half)
 def conv(
-    quantizer: nn.Module | Mapping[str, Any],
+    quantizer: Quantizer | Mapping[str, Any],
     num_res_blocks: int = 2,
     z_channels: int = 256,
     attention_levels: Sequence[int] | None = None,
     mid_attention: bool = True,
     **half: Any,
 ) -> ConvTokenizer:
-    """LlamaGen's encoder and decoder around any quantizer, with a 1x1 convolution on either side of it.
+    """Builds LlamaGen's encoder and decoder around any quantizer, with a 1x1 convolution on either side of
+    it.
 
     quantizer: a module, or its name in `QUANTIZERS` with its arguments: {"name": "fsq", "levels": ...}.
     num_res_blocks: at every level of the encoder; the decoder has one more.

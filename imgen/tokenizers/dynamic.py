@@ -11,6 +11,7 @@ features of a frozen EVA-CLIP tower and decodes to those; here a ViT is trained 
 is decoded. Its own training code is not public: the losses follow the paper.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,30 +19,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
 from imgen.nn.conv import Conv, depth_to_space
 from imgen.nn.masked_attention import NORM_EPS, MemoryBlock
-from imgen.nn.vit import ViT
-from imgen.tokenizers.losses.semantic import FeatureTarget, teacher_loss, with_heads
+from imgen.nn.masked_attention import SHARDING as MEMORY
+from imgen.nn.vit import SHARDING as VIT
+from imgen.nn.vit import ViT, repeat_tokens
+from imgen.params.fields import training
+from imgen.tokenizers.losses.semantic import FeatureTarget, teacher_loss
 from imgen.tokenizers.quantizers.base import l2_normalize, straight_through
 from imgen.tokenizers.quantizers.vector import VectorQuantizer
+from imgen.tokenizers.tokenizer import ImageSize, Tokenizer
 
 INIT = nn.initializers.truncated_normal(0.02)  # positions and queries
 # Padding is not seen at all; the merger's 1e-6 would let it in where its scores are high.
 PADDING_EPSILON = 1e-20
 
+SHARDING = (
+    *VIT,
+    *MEMORY,
+    # What selects, and what is between pixels, codes and the width: on every device.
+    (r"(patch_embedder|selector/\w+|proj_in|to_code_hidden|to_code|to_pixel)/kernel$", ()),
+    (r"(positions|query_tokens)$", ()),
+)
+
 
 class PatchEncoder(nn.Module):
-    """Images [B, H, W, 3] -> features [B, N, width] of the patches, row by row: a vision transformer."""
+    """Turns images [B, H, W, 3] into features [B, N, width] of the patches, row by row: a vision
+    transformer."""
 
     patch_size: int
     layers: int
     width: int
     heads: int
     mlp_ratio: float
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -55,12 +68,12 @@ class PatchEncoder(nn.Module):
 
 
 class Selector(nn.Module):
-    """Features [B, N, D] -> float32 log-probabilities [B, N, 2] that each is kept and that it is dropped.
+    """Returns float32 log-probabilities [B, N, 2] that each feature [B, N, D] is kept and that it is dropped.
 
     Half of the channels stay each position's own, the other half is averaged over the image.
     """
 
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,7 +93,8 @@ class Selector(nn.Module):
 
 
 def keep_mask(log_p: jax.Array, noise: jax.Array) -> jax.Array:
-    """[B, N, 2] -> 1.0 for kept positions, 0.0 for dropped ones: [B, N], with the soft-max's gradient.
+    """Decides from [B, N, 2]: 1.0 for kept positions, 0.0 for dropped ones, [B, N], with the soft-max's
+    gradient.
 
     noise: standard Gumbel, [B, N, 2] or [N, 2]. Where all would go, the position that comes nearest to
     staying is kept: an image has a token (in LaVIT it may have none).
@@ -94,7 +108,7 @@ def keep_mask(log_p: jax.Array, noise: jax.Array) -> jax.Array:
 
 
 class Merger(nn.Module):
-    """Features [B, N, D] and the mask [B, N] -> features of which the kept ones speak for all.
+    """Turns features [B, N, D] and the mask [B, N] into features of which the kept ones speak for all.
 
     A position sees itself and the kept ones before it, and by cross-attention the dropped ones as the
     encoder gave them, normed. Where none is dropped that attention is uniform over all, as in LaVIT's code.
@@ -103,7 +117,7 @@ class Merger(nn.Module):
     layers: int
     heads: int
     hidden: int
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, features: jax.Array, keep: jax.Array) -> jax.Array:
@@ -120,7 +134,8 @@ class Merger(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """Values [B, T, C] of packed codes, valid [B, T] (1.0 or 0.0) -> features [B, N, D] of all positions.
+    """Turns values [B, T, C] of packed codes, valid [B, T] (1.0 or 0.0), into features [B, N, D] of all
+    positions.
 
     N learned queries read the codes, which are told apart by their place in the sequence only.
     """
@@ -130,7 +145,7 @@ class QueryDecoder(nn.Module):
     width: int
     heads: int
     hidden: int
-    dtype: Any = jnp.float32
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, values: jax.Array, valid: jax.Array) -> jax.Array:
@@ -139,7 +154,7 @@ class QueryDecoder(nn.Module):
         queries = self.param("query_tokens", INIT, shape)
         memory = nn.Dense(self.width, dtype=self.dtype, name="proj_in")(values)
         memory = memory + positions.astype(memory.dtype)
-        x = jnp.broadcast_to(queries, (values.shape[0], *shape)).astype(self.dtype)
+        x = repeat_tokens(queries, len(values), self.dtype)
         for i in range(self.layers):
             block = MemoryBlock(
                 self.heads, self.hidden, PADDING_EPSILON, self.dtype, name=f"block_{i}"
@@ -148,8 +163,8 @@ class QueryDecoder(nn.Module):
         return nn.LayerNorm(NORM_EPS, dtype=self.dtype, name="norm_out")(x)
 
 
-class DynamicTokenizer(nn.Module):
-    """Images in [-1, 1] <-> 1 to N codes each: int32 [B, N], padded with the id `codebook_size`.
+class DynamicTokenizer(Tokenizer):
+    """Turns images in [-1, 1] into 1 to N codes each: int32 [B, N], padded with the id `codebook_size`.
 
     width, heads, mlp_ratio: of all transformers; merger_layers, decoder_layers as in LaVIT, whose frozen
         tower of 40 layers `encoder_layers` stand for.
@@ -171,12 +186,15 @@ class DynamicTokenizer(nn.Module):
     codebook_size: int = 16384
     codebook_dim: int = 32
     keep_ratio: float = 1 / 3
-    budget_weight: float = 2.0
-    commit_weight: float = 0.25
-    semantic_target: FeatureTarget | None = None
-    dtype: Any = jnp.float32
+    budget_weight: float = training(2.0)
+    commit_weight: float = training(0.25)
+    semantic_target: FeatureTarget | Mapping[str, Any] | None = None
+    dtype: Any = training(jnp.float32)
 
+    projectors = {"semantic_target": FeatureTarget}
     last_layer = ("to_pixel",)
+    padded = True
+    sharding = SHARDING
 
     def setup(self):
         patch, hidden = self.patch_size, int(self.width * self.mlp_ratio)
@@ -195,7 +213,7 @@ class DynamicTokenizer(nn.Module):
 
     @nn.nowrap
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Returns rows and columns of patches."""
         size = height_width(self.image_size)
         if any(side % self.patch_size for side in size):
             raise UserError(
@@ -204,15 +222,10 @@ class DynamicTokenizer(nn.Module):
             )
         return size[0] // self.patch_size, size[1] // self.patch_size
 
-    @property
-    def num_codes(self) -> int:
-        """Ids of the vocabulary that are codes: all but the padding id, the last one."""
-        return self.codebook_size
-
     @nn.nowrap
-    def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
-        """One position a patch; the vocabulary counts the padding id. Positions are learned, so that
-        another size than the field's is a UserError."""
+    def spec(self, image_size: ImageSize) -> LatentSpec:
+        """Describes one position a patch; the vocabulary counts the padding id. Positions are learned, so
+        that another size than the field's is a UserError."""
         if height_width(image_size) != height_width(self.image_size):
             raise UserError(
                 f"the tokenizer is made for images of {self.image_size}, not {image_size}: "
@@ -222,12 +235,13 @@ class DynamicTokenizer(nn.Module):
         return LatentSpec("index", (rows * columns,), self.codebook_size + 1)
 
     def patch_features(self, images: jax.Array) -> jax.Array:
-        """Images [B, H, W, 3] -> features [B, N, D] of the patches, row by row, before the selection."""
+        """Turns images [B, H, W, 3] into features [B, N, D] of the patches, row by row, before the
+        selection."""
         self.spec(images.shape[1:3])
         return self.encoder(images)
 
     def select(self, features: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [B, N, D] -> the mask [B, N]: drawn with a key, as LaVIT always does.
+        """Selects from features [B, N, D], a mask [B, N]: drawn with a key, as LaVIT always does.
 
         Without one, every image gets the same fixed noise. The likelier choices would be no substitute:
         only draws are held to the budget, and probabilities near a half would keep or drop all at once.
@@ -240,39 +254,40 @@ class DynamicTokenizer(nn.Module):
         return keep_mask(log_p, noise)
 
     def code_inputs(self, features: jax.Array, keep: jax.Array) -> jax.Array:
-        """Features and mask -> what is quantised, at all positions: float32 [B, N, codebook_dim]."""
+        """Turns features and mask into what is quantised, at all positions: float32 [B, N, codebook_dim]."""
         x = nn.tanh(self.to_code_hidden(self.merger(features, keep)))
         return l2_normalize(self.to_code(x.astype(jnp.float32)))
 
     def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images -> packed codes int32 [B, N]; the selection is drawn with a key, see `select`."""
+        """Turns images into packed codes int32 [B, N]; the selection is drawn with a key, see `select`."""
         features = self.patch_features(images)
         keep = self.select(features, rng)
         codes = self.quantizer.encode(self.code_inputs(features, keep))
         return self._packed_codes(codes, keep, pack_order(keep))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Packed codes [B, N] -> images [B, H, W, 3], not clipped."""
+        """Turns packed codes [B, N] into images [B, H, W, 3], not clipped."""
         return self.project(self._hidden(*self.code_values(latents)))
 
     def code_values(self, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Packed codes [B, N] -> their values [B, N, codebook_dim], and 1.0 where there is a code."""
+        """Looks up packed codes [B, N]: their values [B, N, codebook_dim], and 1.0 where there is a code."""
         valid = latents < self.codebook_size
         codes = jnp.where(valid, latents, 0)
         return self.quantizer.decode(codes), valid.astype(jnp.float32)
 
     def project(self, hidden: jax.Array) -> jax.Array:
-        """The last layer alone: features [B, h, w, D] -> float32 images [B, H, W, 3]."""
+        """Applies the last layer alone: features [B, h, w, D] -> float32 images [B, H, W, 3]."""
         return depth_to_space(self.to_pixel(hidden), self.patch_size).astype(jnp.float32)
 
     def features(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, 3] -> what is quantised, float32 [B, N, codebook_dim], as z of a training pass."""
+        """Turns images [B, H, W, 3] into what is quantised, float32 [B, N, codebook_dim], as z of a
+        training pass."""
         features = self.patch_features(images)
         keep = self.select(features, rng)
         return _kept_rows(self.code_inputs(features, keep), keep)
 
     def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """Features -> one row a position, among the codes, without gradient: [N, codebook_dim]."""
+        """Turns features into one row a position, among the codes, without gradient: [N, codebook_dim]."""
         del codes
         return jax.lax.stop_gradient(z).reshape(-1, self.codebook_dim)
 
@@ -282,7 +297,7 @@ class DynamicTokenizer(nn.Module):
         rng: jax.Array | None = None,
         teacher: jax.Array | None = None,
     ) -> dict[str, Any]:
-        """A training pass (see `tokenizers`).
+        """Runs a training pass (see `tokenizers`).
 
         z is packed as the latents are; instead of dropped positions it repeats kept ones, so that all
         its rows are features that become codes.
@@ -312,7 +327,7 @@ class DynamicTokenizer(nn.Module):
             "budget": self.budget_weight * jnp.mean(jnp.square(excess)),
         }
         target = self.semantic_target
-        losses |= teacher_loss("semantic_target", target, hidden, teacher, rng is not None)
+        losses |= teacher_loss("semantic_target", target, hidden, teacher, rng)
         return {
             "recon": self.project(hidden),
             "latents": self._packed_codes(codes, keep, order),
@@ -332,23 +347,17 @@ class DynamicTokenizer(nn.Module):
 
 
 def pack_order(keep: jax.Array) -> jax.Array:
-    """[B, N] -> the positions, int32 [B, N]: kept ones first, both kinds in raster order."""
+    """Orders the positions of [B, N], int32 [B, N]: kept ones first, both kinds in raster order."""
     return jnp.argsort(keep < 0.5, axis=-1, stable=True).astype(jnp.int32)
 
 
 def take_positions(x: jax.Array, order: jax.Array) -> jax.Array:
-    """x [B, N] or [B, N, C] in another order of its positions."""
+    """Takes x [B, N] or [B, N, C] in another order of its positions."""
     return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 def _kept_rows(z: jax.Array, keep: jax.Array) -> jax.Array:
-    """Packed rows of z [B, N, C], the kept ones again and again instead of the dropped ones."""
+    """Packs rows of z [B, N, C], the kept ones again and again instead of the dropped ones."""
     count = jax.lax.stop_gradient(keep).sum(-1, keepdims=True).astype(jnp.int32)
     cycle = jnp.arange(keep.shape[1]) % count
     return take_positions(z, take_positions(pack_order(keep), cycle))
-
-
-def dynamic(**arguments: Any) -> DynamicTokenizer:
-    """The tokenizer of a config: `DynamicTokenizer`, its head given as a mapping."""
-    arguments = with_heads(arguments, semantic_target=FeatureTarget)
-    return construct(DynamicTokenizer, arguments, "tokenizer")

@@ -19,21 +19,25 @@ import numpy as np
 from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
-from imgen.tokenizers.flextok_layers import FlowDecoder, RegisterEncoder
+from imgen.parallel.mesh import Rules
+from imgen.params.fields import training
+from imgen.tokenizers.flextok_layers import SHARDING, FlowDecoder, RegisterEncoder
 from imgen.tokenizers.losses.repa import Projector
-from imgen.tokenizers.losses.semantic import make_head, teacher_loss
-from imgen.tokenizers.quantizers import FSQ, make_quantizer
+from imgen.tokenizers.losses.semantic import teacher_loss
+from imgen.tokenizers.quantizers import FSQ, Quantizer, make_quantizer
+from imgen.tokenizers.tokenizer import ImageSize, Tokenizer
 
 NESTED_DROPOUT = ("uniform", "pow2")
 
 
 def fixed_key() -> jax.Array:
-    """The key where none is given: the same codes give the same image, whatever JAX's default generator."""
+    """Returns the key where none is given: the same codes give the same image, whatever JAX's default
+    generator."""
     return jax.random.key(0, impl="threefry2x32")
 
 
 def sample_keep(rng: jax.Array, shape: tuple[int, ...], registers: int, rule: str) -> jax.Array:
-    """How many registers each image keeps in training, int32 in [1, registers].
+    """Draws how many registers each image keeps in training, int32 in [1, registers].
 
     rule: "uniform" over 1 .. registers, or "pow2": over 1, 2, 4, ... and registers. UserError for another.
     """
@@ -45,8 +49,9 @@ def sample_keep(rng: jax.Array, shape: tuple[int, ...], registers: int, rule: st
     return jax.random.choice(rng, jnp.asarray(sizes, jnp.int32), shape)
 
 
-class FlexTok(nn.Module):
-    """Register encoder, quantizer, rectified-flow decoder. The defaults are those of FlexTok d12-d12.
+class FlexTok(Tokenizer):
+    """Encodes into registers, quantises them, decodes by a rectified flow. The defaults are those of
+    FlexTok d12-d12.
 
     vae: a trained tokenizer of kind "continuous", whose latents are coded and which is never trained
         here; None takes the pixels themselves as latents (then `patch` is cut from the image).
@@ -66,7 +71,7 @@ class FlexTok(nn.Module):
     dtype: of the transformers; the VAE has its own. Quantisation, flow and losses are float32.
     """
 
-    vae: nn.Module | None = None
+    vae: Tokenizer | None = None
     image_size: int | tuple[int, int] = 256
     registers: int = 256
     encoder_width: int = 768
@@ -76,24 +81,28 @@ class FlexTok(nn.Module):
     head_dim: int = 64
     mlp_ratio: float = 4.0
     patch: int = 2
-    quantizer: nn.Module | Mapping[str, Any] = FSQ()
-    nested_dropout: str = "uniform"
-    null_dropout: float = 0.1
-    time_sampling: str = "logit_normal"
-    mode_scale: float = 0.25
-    stratified: bool = True
+    quantizer: Quantizer | Mapping[str, Any] = FSQ()
+    nested_dropout: str = training("uniform")
+    null_dropout: float = training(0.1)
+    time_sampling: str = training("logit_normal")
+    mode_scale: float = training(0.25)
+    stratified: bool = training(True)
     time_features: int = 256
     max_timestep: float = 1.0
     final_modulation: bool = True
     repa: Projector | Mapping[str, Any] | None = None
     steps: int = 25
     guidance_scale: float = 7.5
-    remat: bool = False
-    dtype: Any = jnp.float32
+    remat: bool = training(False)
+    dtype: Any = training(jnp.float32)
+
+    projectors = {"repa": Projector}
+    nested = True
+    draws = True
+    sharding = SHARDING
 
     def __post_init__(self):
         self.quantizer = make_quantizer(self.quantizer)
-        self.repa = make_head(Projector, self.repa, "repa", self.dtype)
         super().__post_init__()
 
     def setup(self):
@@ -123,12 +132,18 @@ class FlexTok(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Regular expressions of the parameter paths that are never trained: the VAE's."""
+        """Names the VAE's parameters."""
         return () if self.vae is None else (r"^vae/",)
 
     @nn.nowrap
+    def sharding_rules(self) -> Rules:
+        """Lists where its parameters live, the VAE's among them."""
+        rules = super().sharding_rules()
+        return rules if self.vae is None else [*rules, *self.vae.sharding_rules()]
+
+    @nn.nowrap
     def latent_shape(self) -> tuple[int, int, int]:
-        """(h, w, C) of an image's latents. Raises UserError if they cannot be cut into patches."""
+        """Returns (h, w, C) of an image's latents. Raises UserError if they cannot be cut into patches."""
         size = height_width(self.image_size)
         spec = LatentSpec("continuous", size, 3) if self.vae is None else self.vae.spec(size)
         if spec.kind != "continuous" or len(spec.grid) != 2:
@@ -143,8 +158,8 @@ class FlexTok(nn.Module):
         return (*spec.grid, spec.size)
 
     @nn.nowrap
-    def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
-        """The codes of images of this size, which must be the module's own (UserError)."""
+    def spec(self, image_size: ImageSize) -> LatentSpec:
+        """Describes the codes of images of this size, which must be the module's own (UserError)."""
         ours, given = height_width(self.image_size), height_width(image_size)
         if ours != given:
             raise UserError(
@@ -157,26 +172,22 @@ class FlexTok(nn.Module):
         return self.quantizer.layout.spec((self.registers,))
 
     def to_latents(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, 3] -> what is coded, float32 [B, h, w, C], without gradient: the mode of the
-        VAE's posterior, or a sample with a key."""
+        """Turns images [B, H, W, 3] into what is coded, float32 [B, h, w, C], without gradient: the mode of
+        the VAE's posterior, or a sample with a key."""
         self.spec(images.shape[1:3])
         latents = images if self.vae is None else self.vae.encode(images, rng)
         return jax.lax.stop_gradient(latents.astype(jnp.float32))
 
     def to_images(self, latents: jax.Array) -> jax.Array:
-        """Latents [B, h, w, C] -> images [B, H, W, 3], not clipped."""
+        """Turns latents [B, h, w, C] into images [B, H, W, 3], not clipped."""
         return latents if self.vae is None else self.vae.decode(latents)
 
     def features(self, latents: jax.Array) -> jax.Array:
-        """Latents [B, h, w, C] -> what is quantised, float32 [B, K, F]."""
+        """Turns latents [B, h, w, C] into what is quantised, float32 [B, K, F]."""
         return self.encoder(latents)
 
-    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
-        return self.quantizer.code_features(z, codes)
-
     def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images [B, H, W, 3] -> codes int32 [B, K]; a key samples the VAE's posterior."""
+        """Turns images [B, H, W, 3] into codes int32 [B, K]; a key samples the VAE's posterior."""
         return self.quantizer.encode(self.features(self.to_latents(images, rng)))
 
     def decode(
@@ -187,7 +198,7 @@ class FlexTok(nn.Module):
         steps: int | None = None,
         guidance: flow.Guidance | None = None,
     ) -> jax.Array:
-        """Codes [B, k], k <= K, -> images [B, H, W, 3], not clipped.
+        """Turns codes [B, k], k <= K, into images [B, H, W, 3], not clipped.
 
         keep: how many codes count, one number or int [B], from 1; all k by default. Those behind are ignored.
         rng: draws the noise that decoding starts from: keys [B], one an image, or one key for all, which then
@@ -213,7 +224,7 @@ class FlexTok(nn.Module):
         steps: int | None = None,
         guidance: flow.Guidance | None = None,
     ) -> jax.Array:
-        """`decode` from given noise [B, h, w, C], without the VAE: latents [B, h, w, C]."""
+        """Decodes as `decode` from given noise [B, h, w, C], without the VAE: latents [B, h, w, C]."""
         batch, given = codes.shape[:2]
         if given > self.registers:
             raise UserError(f"{given} codes an image, but the tokenizer has {self.registers}")
@@ -246,7 +257,7 @@ class FlexTok(nn.Module):
         rng: jax.Array | None = None,
         teacher: jax.Array | None = None,
     ) -> dict[str, Any]:
-        """A training pass (see `tokenizers`): losses "flow" and, given a teacher, "repa".
+        """Runs a training pass (see `tokenizers`): losses "flow" and, given a teacher, "repa".
 
         rng: draws the VAE's sample, times, noise, kept registers and null images. Without one, times
             and noise come from jax.random.key(0), all registers are kept and no image is null.
@@ -274,16 +285,12 @@ class FlexTok(nn.Module):
             features_at=None if self.repa is None else self.repa.layer,
         )
         losses = {**quantized.losses, "flow": jnp.mean(flow.squared_error(velocity, x0, eps))}
-        losses |= teacher_loss("repa", self.repa, features, teacher, rng is not None)
+        losses |= teacher_loss("repa", self.repa, features, teacher, rng)
         if self.vae is not None and self.is_initializing():
             self.vae.decode(x0)
-        return {
-            "latents": quantized.latents,
-            "losses": losses,
-            # The flow loss starts at 1 + the mean square of the latents: they should be of deviation 1.
-            "stats": {**quantized.stats, "latent_std": jnp.std(x0)},
-            **({"z": z} if hasattr(self.quantizer, "code_features") else {}),
-        }
+        # The flow loss starts at 1 + the mean square of the latents: they should be of deviation 1.
+        stats = {**quantized.stats, "latent_std": jnp.std(x0)}
+        return self.training_pass(quantized, z, losses=losses, stats=stats)
 
 
 def _sizes(encoder: int, decoder: int) -> dict[str, int]:

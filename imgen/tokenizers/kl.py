@@ -26,7 +26,7 @@ def kl(
     kl_weight: float = 1e-6,
     **half: Any,
 ) -> ConvTokenizer:
-    """LDM's autoencoder; the defaults are MAR's KL-16: 16x16 pixels a position, 66.46 M parameters.
+    """Builds LDM's autoencoder; the defaults are MAR's KL-16: 16x16 pixels a position, 66.46 M parameters.
 
     num_res_blocks: at every level of the encoder; the decoder has one more.
     z_channels: of the decoder's input; the encoder gives twice as many.

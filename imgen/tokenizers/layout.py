@@ -6,10 +6,13 @@ import jax.numpy as jnp
 
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
+from imgen.params.fields import training
+from imgen.tokenizers.tokenizer import ImageSize, Tokenizer
 
 
-class StoredCodes(nn.Module):
-    """A tokenizer without parameters that can neither encode nor decode; generators train on its layout.
+class StoredCodes(Tokenizer):
+    """Stands for a tokenizer, without parameters, that can neither encode nor decode; generators train on
+    its layout.
 
     kind, grid, size: of `LatentSpec`. For videos the grid is (T, H, W).
     """
@@ -17,11 +20,11 @@ class StoredCodes(nn.Module):
     kind: str
     grid: tuple[int, ...]
     size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: jnp.dtype = training(jnp.float32)
 
     @nn.nowrap
-    def spec(self, image_size: int) -> LatentSpec:
-        """The same for any image size."""
+    def spec(self, image_size: ImageSize) -> LatentSpec:
+        """Describes the same for any image size."""
         return LatentSpec(self.kind, self.grid, self.size)
 
     def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:

@@ -1,16 +1,14 @@
-"""How the weights of tokenizers are split over a mesh: those of transformers, which may be large, over fsdp
-and tensor; convolutions, codebooks and discriminators are on every device."""
+"""Where each leaf of a tokenizer's train state lives. A leaf that no rule names is an error."""
 
-SHARDING_RULES = [
-    (r"^params/.*block_\d+/attention/qkv/kernel$", ("fsdp", "tensor", None, None)),  # [D, N, 3, H]
-    (r"^params/.*blocks/attention/qkv/kernel$", ("fsdp", None, "tensor", None)),  # [D, 3, N, H]
-    (r"^params/.*/attention/out/kernel$", ("tensor", None, "fsdp")),  # [N, H, D]
-    (r"^params/.*blocks/qkv/kernel$", ("fsdp", None, "tensor")),  # [D, 3, D]
-    (r"^params/.*gate_up/kernel$", ("fsdp", None, "tensor")),  # [D, 2, F]
-    (r"^params/.*_attention/(query|key|value)/kernel$", ("fsdp", "tensor")),  # [D, D]
-    (r"^params/.*(_attention|blocks)/out/kernel$", ("tensor", "fsdp")),  # [D, D]
-    (r"^params/.*up/kernel$", ("fsdp", "tensor")),  # [D, F]
-    (r"^params/.*down/kernel$", ("tensor", "fsdp")),  # [F, D]
-    (r"^params/.*blocks/modulation/linear/kernel$", ("fsdp", None, None, "tensor")),  # [D, 2, 6, D]
-    (".*", ()),
-]
+from imgen.parallel.mesh import Rules
+from imgen.tokenizers.tokenizer import Tokenizer
+
+VECTORS = ((r"(bias|scale|shift)$", ()),)  # of every layer: a copy on every device
+# Beside the tokenizer, on every device: discriminators and LPIPS are convolutions, the others running means.
+STATE = ((r"^(disc|lpips)/", ()), (r"^(usage|disc_stats)/", ()))
+
+
+def sharding_rules(tokenizer: Tokenizer) -> Rules:
+    """Lists (pattern, axes) for the train state of a tokenizer: its modules' own tables, then the rest."""
+    own = (*tokenizer.sharding_rules(), *VECTORS)
+    return [(f"^params/(.*/)?(?:{pattern})", axes) for pattern, axes in own] + list(STATE)

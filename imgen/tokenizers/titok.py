@@ -19,140 +19,22 @@ from flax import linen as nn
 from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.latents import LatentSpec, height_width
-from imgen.nn.conv import depth_to_space
-from imgen.nn.logits import Logits
-from imgen.nn.vit import ViT
+from imgen.parallel.mesh import Rules
+from imgen.params.fields import silent, training
 from imgen.tokenizers.conv import ConvTokenizer
-from imgen.tokenizers.quantizers import make_quantizer
+from imgen.tokenizers.quantizers import Quantizer, make_quantizer
 from imgen.tokenizers.ranges import whole_numbers
+from imgen.tokenizers.titok_layers import SHARDING, Decoder, Encoder, Size, ToCodes, ToPixels
+from imgen.tokenizers.tokenizer import ImageSize, QuantizedTokenizer
 from imgen.tokenizers.vq import maskgit_vqgan
 
 # (width, layers, heads)
 SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}
 HEADS = ("pixels", "codes", "mixture")
-INIT = nn.initializers.normal(0.02)  # of all linear layers
 
 
-def linear(features: int, dtype: Any, name: str | None = None) -> nn.Dense:
-    return nn.Dense(features, dtype=dtype, kernel_init=INIT, name=name)
-
-
-def layer_norm(dtype: Any, name: str | None = None) -> nn.LayerNorm:
-    return nn.LayerNorm(1e-5, dtype=dtype, name=name)
-
-
-def causal_latents(patches: int, latents: int) -> jax.Array:
-    """Who sees whom among [class, patches, latents]: bool [T, T]. Everyone sees class and patches; a
-    latent also sees itself and the latents before it (SEED's order)."""
-    query, key = jnp.ogrid[: 1 + patches + latents, : 1 + patches + latents]
-    return (key <= patches) | (key <= query)
-
-
-class Encoder(nn.Module):
-    """Images [B, H, W, 3] in [0, 1] and latent tokens [K, D] -> features [B, K, features].
-
-    legacy: as the two-stage checkpoints have it, the last layer reads [B, K, D] as if it were
-        [B, D, K]: each of its K rows mixes values of several tokens.
-    """
-
-    size: tuple[int, int, int]
-    patch: int
-    features: int
-    legacy: bool = False
-    causal_1d: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: jax.Array, latent_tokens: jax.Array) -> jax.Array:
-        (width, depth, heads), latents = self.size, latent_tokens.shape[0]
-        token = nn.initializers.normal(width**-0.5)
-        x = nn.Conv(
-            width,
-            (self.patch, self.patch),
-            (self.patch, self.patch),
-            "VALID",
-            dtype=self.dtype,
-            kernel_init=nn.initializers.normal(0.02),
-            name="patch_embed",
-        )(images)
-        batch, patches = x.shape[0], x.shape[1] * x.shape[2]
-        x = x.reshape(batch, patches, width)
-        class_token = self.param("class_token", token, (1, width))
-        positions = self.param("positions", token, (1 + patches, width))
-        x = jnp.concatenate([repeat(class_token, batch, x.dtype), x], axis=1)
-        x = x + positions.astype(x.dtype)
-        tail = latent_tokens + self.param("latent_positions", token, (latents, width))
-        x = jnp.concatenate([x, repeat(tail, batch, x.dtype)], axis=1)  # [B, 1 + N + K, D]
-
-        mask = causal_latents(patches, latents) if self.causal_1d else None
-        x = layer_norm(self.dtype, "ln_pre")(x)
-        x = ViT(depth, heads, remat=self.remat, dtype=self.dtype, name="transformer")(x, mask)
-        x = layer_norm(self.dtype, "ln_post")(x[:, 1 + patches :])
-        if self.legacy:
-            x = jnp.swapaxes(x.reshape(batch, width, latents), 1, 2)
-        return linear(self.features, self.dtype, "conv_out")(x)
-
-
-class Decoder(nn.Module):
-    """Values [B, K, C] -> features [B, grid, grid, D] of the patches."""
-
-    size: tuple[int, int, int]
-    grid: int
-    remat: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, values: jax.Array) -> jax.Array:
-        (width, depth, heads), (batch, latents, _) = self.size, values.shape
-        patches = self.grid**2
-        token = nn.initializers.normal(width**-0.5)
-        tail = linear(width, self.dtype, "decoder_embed")(values)
-        tail = tail + self.param("latent_positions", token, (latents, width)).astype(tail.dtype)
-        class_token = self.param("class_token", token, (1, width))
-        mask_token = self.param("mask_token", token, (1, width))
-        masks = jnp.concatenate([class_token, jnp.broadcast_to(mask_token, (patches, width))])
-        masks = masks + self.param("positions", token, (1 + patches, width))
-        x = jnp.concatenate([repeat(masks, batch, tail.dtype), tail], axis=1)  # [B, 1 + N + K, D]
-
-        x = layer_norm(self.dtype, "ln_pre")(x)
-        x = ViT(depth, heads, remat=self.remat, dtype=self.dtype, name="transformer")(x)
-        x = layer_norm(self.dtype, "ln_post")(x[:, 1 : 1 + patches])
-        return x.reshape(batch, self.grid, self.grid, width)
-
-
-class PixelHead(nn.Module):
-    """Features [B, h, w, D] -> images [B, h p, w p, 3] in [0, 1]: `hidden`, then `project`."""
-
-    patch: int
-    dtype: Any = jnp.float32
-
-    def setup(self):
-        init = nn.initializers.normal(0.02)
-        self.to_pixels = linear(3 * self.patch**2, self.dtype)
-        self.conv_out = nn.Conv(3, (3, 3), dtype=self.dtype, kernel_init=init)
-
-    def hidden(self, x: jax.Array) -> jax.Array:
-        return depth_to_space(self.to_pixels(x), self.patch)
-
-    def project(self, hidden: jax.Array) -> jax.Array:
-        return self.conv_out(hidden).astype(jnp.float32)
-
-
-class CodeHead(nn.Module):
-    """Features [..., D] -> float32 logits [..., codes] over the proxy's codebook."""
-
-    codes: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.tanh(linear(2 * x.shape[-1], self.dtype, "hidden")(x))
-        return Logits(self.codes, dtype=self.dtype, kernel_init=INIT, name="logits")(x)
-
-
-class TiTok(nn.Module):
-    """Images [B, S, S, 3] in [-1, 1] <-> K latents. The defaults are TiTok-BL-64's.
+class TiTok(QuantizedTokenizer):
+    """Turns images [B, S, S, 3] in [-1, 1] into K latents and back. The defaults are TiTok-BL-64's.
 
     quantizer: a module, or its name in `quantizers.QUANTIZERS` with its arguments, such as {"name": "vq",
         "codebook_size": 8192, ...}. Published are VectorQuantizer and Gaussian.
@@ -173,7 +55,7 @@ class TiTok(nn.Module):
     remat: recompute the blocks in the backward pass. dtype: of the transformers' computation.
     """
 
-    quantizer: nn.Module | Mapping[str, Any]
+    quantizer: Quantizer | Mapping[str, Any]
     num_latents: int = 64
     image_size: int = 256
     encoder_size: str | Sequence[int] = "base"
@@ -182,10 +64,12 @@ class TiTok(nn.Module):
     decoder_patch: int = 16
     head: Literal["pixels", "codes", "mixture"] = "pixels"
     proxy: ConvTokenizer | None = None
-    legacy: bool = False
+    legacy: bool = silent(False)
     causal_1d: bool = False
-    remat: bool = False
-    dtype: Any = jnp.float32
+    remat: bool = training(False)
+    dtype: Any = training(jnp.float32)
+
+    sharding = SHARDING
 
     def __post_init__(self):
         self.quantizer = make_quantizer(self.quantizer)
@@ -205,20 +89,32 @@ class TiTok(nn.Module):
         grid = self.image_size // self.decoder_patch
         self.decoder = Decoder(named_size(self.decoder_size), grid, **common)
         if self.head == "pixels":
-            self.pixel_head = PixelHead(self.decoder_patch, self.dtype)
+            self.pixel_head = ToPixels(self.decoder_patch, self.dtype)
         else:
-            self.code_head = CodeHead(self.proxy.spec(self.image_size).size, self.dtype)
+            self.code_head = ToCodes(self.proxy.spec(self.image_size).size, self.dtype)
 
     @nn.nowrap
-    def spec(self, image_size: int | tuple[int, int]) -> LatentSpec:
-        """K latents in a row. Raises UserError for settings that do not fit together and for images of
-        another size than the model's."""
+    def spec(self, image_size: ImageSize) -> LatentSpec:
+        """Describes K latents in a row. Raises UserError for settings that do not fit together and for
+        images of another size than the model's."""
         size = height_width(image_size)
         if size != (self.image_size, self.image_size):
             raise UserError(
                 f"this TiTok takes images of {self.image_size}x{self.image_size}, not "
                 f"{size[0]}x{size[1]}: change tokenizer.image_size or the data's size"
             )
+        self._check()
+        return self.quantizer.layout.spec((self.num_latents,))
+
+    @nn.nowrap
+    def sharding_rules(self) -> Rules:
+        """Lists where its parameters live, the proxy's among them."""
+        rules = super().sharding_rules()
+        return rules if self.proxy is None else [*rules, *self.proxy.sharding_rules()]
+
+    @nn.nowrap
+    def _check(self) -> None:
+        """Raises UserError for fields that do not fit together."""
         for name in ("encoder_patch", "decoder_patch"):
             if self.image_size % getattr(self, name):
                 raise UserError(
@@ -233,7 +129,10 @@ class TiTok(nn.Module):
                 f"pixels; the head is {self.head}"
             )
         if self.proxy is not None:
-            grid, theirs = (self.image_size // self.decoder_patch,) * 2, self.proxy.spec(size)
+            grid, theirs = (
+                (self.image_size // self.decoder_patch,) * 2,
+                self.proxy.spec(self.image_size),
+            )
             if not isinstance(self.proxy, ConvTokenizer) or theirs.kind != "index":
                 raise UserError(
                     "tokenizer.proxy must be a convolutional tokenizer with codes, as vq is"
@@ -245,11 +144,10 @@ class TiTok(nn.Module):
                 )
         if self.legacy and self.causal_1d:
             raise UserError("legacy mixes the tokens, so causal_1d needs tokenizer.legacy=False")
-        return self.quantizer.layout.spec((self.num_latents,))
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Parameters that training leaves alone."""
+        """Names the parameters that training leaves alone."""
         return {
             "pixels": (),
             "codes": ("^proxy/",),
@@ -258,64 +156,50 @@ class TiTok(nn.Module):
 
     @property
     def last_layer(self) -> tuple[str, ...]:
-        """Where the parameters of `project` are."""
+        """Says where the parameters of `project` are."""
         if self.head == "pixels":
             return ("pixel_head", "conv_out")
         return ("proxy", *self.proxy.last_layer)
 
     def features(self, images: jax.Array) -> jax.Array:
-        """Images [B, S, S, 3] -> what is quantised: [B, K, features_in]."""
+        """Turns images [B, S, S, 3] into what is quantised: [B, K, features_in]."""
         self.spec(images.shape[1:3])
         return self.encoder((images + 1.0) / 2.0, self.latent_tokens)
 
-    def moments(self, images: jax.Array) -> jax.Array:
-        """Images -> what is stored of continuous latents (`quantizers.Gaussian.moments`): [B, K, 2 C]."""
-        return self.quantizer.moments(self.features(images))
-
-    def encode(self, images: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Images -> latents [B, K] or [B, K, C]."""
-        return self.quantizer.encode(self.features(images), rng)
-
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents -> images, not clipped."""
+        """Turns latents into images, not clipped."""
         values = self.quantizer.decode(latents)
         if self.head == "codes":
             return self.proxy.decode(jnp.argmax(self.proxy_logits(values), axis=-1))
         return self.project(self.hidden(values))
 
     def proxy_logits(self, values: jax.Array) -> jax.Array:
-        """Values [B, K, features_out] -> logits [B, h, w, codes of the proxy]."""
+        """Turns values [B, K, features_out] into logits [B, h, w, codes of the proxy]."""
         return self.code_head(self.decoder(values))
 
     def mixture(self, logits: jax.Array) -> jax.Array:
-        """Logits over the proxy's codes -> the mixture of the codes themselves: [B, h, w, D]."""
+        """Mixes the proxy's codes by the logits over them: [B, h, w, D]."""
         table = self.proxy.quantizer.decode(jnp.arange(logits.shape[-1]))
         return jnp.matmul(nn.softmax(logits, axis=-1), table, precision="highest")
 
     def hidden(self, values: jax.Array) -> jax.Array:
-        """Values -> everything before the layer that makes pixels."""
+        """Computes everything before the layer that makes pixels, of values."""
         if self.head == "pixels":
             return self.pixel_head.hidden(self.decoder(values))
         mixture, conv = self.mixture(self.proxy_logits(values)), self.proxy.post_quant_conv
         return self.proxy.decoder.hidden(mixture if conv is None else conv(mixture))
 
     def project(self, hidden: jax.Array) -> jax.Array:
-        """The last layer alone: hidden features -> images [B, S, S, 3]."""
+        """Applies the last layer alone: hidden features -> images [B, S, S, 3]."""
         if self.head == "pixels":
             return 2.0 * self.pixel_head.project(hidden) - 1.0
         return self.proxy.project(hidden)
 
-    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """Features and their codes -> rows in the space of the codes, one a code: [N, D]. With a codebook."""
-        return self.quantizer.code_features(z, codes)
-
     def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> dict[str, Any]:
-        """A training pass (see `tokenizers`). Without `recon` where the head makes codes."""
+        """Runs a training pass (see `tokenizers`). Without `recon` where the head makes codes."""
         z = self.features(images)
         quantized = self.quantizer(z, rng)
-        out = {"latents": quantized.latents, "losses": quantized.losses, "stats": quantized.stats}
-        if hasattr(self.quantizer, "code_features"):  # it has a codebook
-            out["z"] = z
+        out = self.training_pass(quantized, z)
         if self.head == "mixture":  # what is frozen has no losses
             hidden = self.hidden(jax.lax.stop_gradient(quantized.values))
             return out | {"losses": {}, "hidden": hidden, "recon": self.project(hidden)}
@@ -335,13 +219,8 @@ class TiTok(nn.Module):
         }
 
 
-def repeat(tokens: jax.Array, batch: int, dtype: Any) -> jax.Array:
-    """[T, D] -> [B, T, D]."""
-    return jnp.broadcast_to(tokens.astype(dtype), (batch, *tokens.shape))
-
-
-def named_size(size: str | Sequence[int]) -> tuple[int, int, int]:
-    """A name of SIZES, or itself. Raises UserError for anything else."""
+def named_size(size: str | Sequence[int]) -> Size:
+    """Looks up a name of SIZES; a size is itself. Raises UserError for anything else."""
     if isinstance(size, str) and size in SIZES:
         return SIZES[size]
     if whole_numbers(size, 1) and len(size) == 3:
@@ -384,8 +263,8 @@ PRESETS = {
 
 
 def published(name: str, **changes: Any) -> TiTok:
-    """The model PRESETS[name] with changes. Where its head needs a proxy, that is MaskGIT's VQGAN unless
-    another is given. Raises UserError for an argument that TiTok doesn't have."""
+    """Builds the model PRESETS[name] with changes. Where its head needs a proxy, that is MaskGIT's VQGAN
+    unless another is given. Raises UserError for an argument that TiTok doesn't have."""
     arguments = {**PRESETS[name], **changes}
     if arguments.get("head", "pixels") != "pixels" and "proxy" not in changes:
         arguments["proxy"] = maskgit_vqgan(dtype=arguments.get("dtype", jnp.float32))

@@ -27,7 +27,7 @@ def vq(
     entropy_temperature: float = 0.01,
     **body: Any,
 ) -> ConvTokenizer:
-    """LlamaGen's tokenizer. The defaults are VQ-16's: 16x16 pixels a code, 71.88 M parameters.
+    """Builds LlamaGen's tokenizer. The defaults are VQ-16's: 16x16 pixels a code, 71.88 M parameters.
 
     codebook_size (K), codebook_dim (D), l2_norm, ..., entropy_temperature: see
         `quantizers.VectorQuantizer`.
@@ -58,7 +58,7 @@ def maskgit_vqgan(
     entropy_temperature: float = 0.01,
     **half: Any,
 ) -> ConvTokenizer:
-    """MaskGIT's tokenizer, on images in [0, 1]: no attention, no 1x1 convolutions about the quantizer,
+    """Builds MaskGIT's tokenizer, on images in [0, 1]: no attention, no 1x1 convolutions about the quantizer,
     average pooling, ResBlocks without biases, as many at a level of the decoder as of the encoder.
 
     codebook_dim: also the channels that the encoder gives and the decoder takes.

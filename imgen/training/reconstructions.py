@@ -4,11 +4,9 @@ Where decoding is random (FlexTok's), image i of a set is drawn with a key of it
 neither its batch nor the devices change what is measured of it.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,13 +18,14 @@ from imgen.generators.arrays import sample_keys
 from imgen.parallel.constrain import constrain
 from imgen.parallel.prefetch import to_global
 from imgen.report import pixels
+from imgen.tokenizers.tokenizer import ImageSize, Tokenizer
 
 
-def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
-    """(params, uint8 images [N, H, W, 3][, rng, ids [N]]) -> uint8 reconstructions through the latents,
-    sharded by rows.
+def reconstructor(tokenizer: Tokenizer) -> Callable[..., jax.Array]:
+    """Makes a function (params, uint8 images [N, H, W, 3][, rng, ids [N]]) -> uint8 reconstructions through
+    the latents, sharded by rows.
 
-    rng: a key; where `decode` draws (`draws`), image ids[i] is drawn with a key of it and its number.
+    rng: a key; where `decode` draws, image ids[i] is drawn with a key of it and its number.
     Without one, as `decode` does by itself.
     """
 
@@ -44,7 +43,7 @@ def reconstructor(tokenizer: nn.Module) -> Callable[..., jax.Array]:
 
 @jax.jit
 def replicate(images: jax.Array) -> jax.Array:
-    """On every device: what is looked at on the host."""
+    """Puts on every device what is looked at on the host."""
     return constrain(images, None, None, None, None)
 
 
@@ -55,7 +54,8 @@ def reconstructed(
     sharding: NamedSharding,
     key: jax.Array,
 ) -> ImageSet:
-    """What `reconstructor` makes of a set of images, as a set in the same order, made when it is read.
+    """Returns what `reconstructor` makes of a set of images, as a set in the same order, made when it is
+    read.
 
     key: of what `decode` draws, if it does; image i's are of the key and i.
     """
@@ -70,32 +70,22 @@ def reconstructed(
     return ImageSet(images.name, images.num, images.size, read)
 
 
-def is_nested(tokenizer: nn.Module) -> bool:
-    """Whether any number of the first tokens can be decoded (`decode(latents, keep)`)."""
-    return "keep" in inspect.signature(tokenizer.decode).parameters
-
-
-def draws(tokenizer: nn.Module) -> bool:
-    """Whether decoding is random (`decode(latents, rng=keys)`)."""
-    return "rng" in inspect.signature(tokenizer.decode).parameters
-
-
 def _keys(
-    tokenizer: nn.Module, rng: jax.Array | None, ids: jax.Array | None
+    tokenizer: Tokenizer, rng: jax.Array | None, ids: jax.Array | None
 ) -> dict[str, jax.Array]:
-    """What `decode` takes besides the latents, so that each image is drawn by its number."""
-    return {} if rng is None or not draws(tokenizer) else {"rng": sample_keys(rng, ids)}
+    """Returns what `decode` takes besides the latents, so that each image is drawn by its number."""
+    return {} if rng is None or not tokenizer.draws else {"rng": sample_keys(rng, ids)}
 
 
-def first_tokens(tokenizer: nn.Module, image_size: int | tuple[int, int]) -> list[int]:
-    """1, 2, 4, ... and all tokens of a nested tokenizer, of which each may have several codes."""
+def first_tokens(tokenizer: Tokenizer, image_size: ImageSize) -> list[int]:
+    """Returns 1, 2, 4, ... and all tokens of a nested tokenizer, of which each may have several codes."""
     total = tokenizer.spec(image_size).grid[0]
     return [2**i for i in range(total.bit_length()) if 2**i < total] + [total]
 
 
-def stripper(tokenizer: nn.Module) -> Callable[..., jax.Array]:
-    """(params, uint8 images [N, H, W, 3][, rng, ids]) -> uint8 [N, 1 + S, H, W, 3]: each original and what
-    its first 1, 2, 4, ... and all tokens decode to. rng, ids: as of `reconstructor`."""
+def stripper(tokenizer: Tokenizer) -> Callable[..., jax.Array]:
+    """Makes a function (params, uint8 images [N, H, W, 3][, rng, ids]) -> uint8 [N, 1 + S, H, W, 3]: each
+    original and what its first 1, 2, 4, ... and all tokens decode to. rng, ids: as of `reconstructor`."""
 
     @jax.jit
     def strip(

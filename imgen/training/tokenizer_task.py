@@ -5,7 +5,6 @@ import functools
 import re
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,36 +12,29 @@ import optax
 
 from imgen.config.construct import construct
 from imgen.errors import UserError
-from imgen.evaluation.pairs.reconstruction import likeness
 from imgen.latents import LatentSpec
 from imgen.report import pixels
-from imgen.tokenizers import codebook, usage
+from imgen.tokenizers import usage
 from imgen.tokenizers.losses.adversary import Adversary, LastLayer
 from imgen.tokenizers.losses.lpips import lpips
-from imgen.tokenizers.losses.semantic import HEADS, heads_of
 from imgen.tokenizers.losses.terms import RECONSTRUCTION, annealed
-from imgen.tokenizers.sharding_rules import SHARDING_RULES
-from imgen.training import latent_care, optim
+from imgen.tokenizers.sharding_rules import sharding_rules
+from imgen.tokenizers.tokenizer import Tokenizer
+from imgen.training import optim
 from imgen.training.gradients import accumulate
-from imgen.training.reconstructions import (
-    first_tokens,
-    is_nested,
-    reconstructor,
-    replicate,
-    stripper,
-)
+from imgen.training.latent_care import LatentCare, put
+from imgen.training.reconstructions import reconstructor, replicate, stripper
 from imgen.training.task import Batch, State
+from imgen.training.tokenizer_evaluation import prefix_sums, reconstruction_sums, summarize
 
 # Codes are points, not weights: decay would pull unused ones together.
 DECAY = ((r"codebook$", 0.0), (r"kernel$", 1.0), (".*", 0.0))
-MEASURED = (r"^quantizer/(shift|scale)$",)  # of continuous latents
 
 
 @dataclasses.dataclass
 class TokenizerTask:
-    """Reconstruction + perceptual + adversarial + the tokenizer's own losses.
+    """Trains by reconstruction + perceptual + adversarial + the tokenizer's own losses.
 
-    tokenizer: a module with the face that `imgen.tokenizers` describes.
     optimizer: arguments of `optim.make_optimizer`.   total_steps: length of the run, for its schedule.
     reconstruction, reconstruction_weight: a key of RECONSTRUCTION, the mean over all values.
     lpips_params, perceptual_weight: LPIPS weights (`interop.lpips.load`); None leaves the term out.
@@ -71,7 +63,7 @@ class TokenizerTask:
     them, as float [B, M, F] in batch["teacher"].
     """
 
-    tokenizer: nn.Module
+    tokenizer: Tokenizer
     optimizer: dict
     total_steps: int
     reconstruction: str = "l2"
@@ -98,11 +90,18 @@ class TokenizerTask:
         if self.reconstruction not in RECONSTRUCTION:
             known = ", ".join(RECONSTRUCTION)
             raise UserError(f"reconstruction loss {self.reconstruction!r} is none of {known}")
-        self.sharding_rules = SHARDING_RULES
-        self.tokenizer_frozen = tuple(getattr(self.tokenizer, "frozen", ()))
-        measured = (*MEASURED, r"^quantizer/codebook$") if self.ema_codebook else MEASURED
-        self._held = (*self.tokenizer_frozen, *self.optimizer.get("frozen", ()))
-        frozen = (*self._held, *measured)
+        self.sharding_rules = sharding_rules(self.tokenizer)
+        self._care = LatentCare(
+            self.tokenizer,
+            self.kmeans_init,
+            self.restart_every,
+            self.restart_threshold,
+            self.usage_decay,
+            self.ema_codebook,
+            self.online_clustering,
+        )
+        self._held = (*self.tokenizer.frozen, *self.optimizer.get("frozen", ()))
+        frozen = (*self._held, *self._care.kept)
         self.optimizer = {"decay": DECAY, **self.optimizer, "frozen": frozen}
         self._optimizer, self._learning_rate = construct(
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
@@ -119,45 +118,21 @@ class TokenizerTask:
         return {} if self.lpips_params is None else {"lpips": self.lpips_params}
 
     def parameter_notes(self, params: Any) -> dict[str, str]:
+        """Describes what the optimiser does to each parameter, by path."""
         return optim.describe(params, **self.optimizer)
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
-        """A fresh state: step, params, opt, usage (of the latents); ema, disc, disc_opt, disc_stats where
-        they are in use. Raises UserError where the tokenizer lacks what the settings ask for."""
+        """Makes a fresh state: step, params, opt, usage (of the latents); ema, disc, disc_opt, disc_stats
+        where they are in use. Raises UserError where the tokenizer lacks what the settings ask for."""
         images = pixels.to_float(batch["image"][:1])
         params_key, disc_key = jax.random.split(rng)
         params = self.tokenizer.init(params_key, images)["params"]
-        out = jax.eval_shape(functools.partial(self._pass, batch=batch), params, params_key)
-        if self.adversary and "recon" not in out:
-            raise UserError("this tokenizer makes no pictures in training: leave out the adversary")
-        table = params["quantizer"]["codebook"] if "z" in out else None
-        tended = self.kmeans_init, self.restart_every, self.ema_codebook, self.online_clustering
-        if table is None and any(tended):
-            raise UserError(
-                "kmeans_init, restart_every, ema_codebook and online_clustering tend a codebook of nearest "
-                "codes, which this tokenizer has not: leave them out"
-            )
-        held = any(re.search(rule, "quantizer/codebook") for rule in self._held)
-        if any(tended) and held:
-            raise UserError("this codebook is frozen: leave out what tends it (kmeans_init, ...)")
-        if self.online_clustering and out["z"].shape[:-1] != out["latents"].shape:
-            raise UserError(
-                "online_clustering needs one code for each feature; this tokenizer has several, or drops some"
-            )
-        if self.entropy_extra and "entropy" not in out["losses"]:
-            raise UserError(
-                "entropy_extra adds to the weight of an entropy loss, which this tokenizer has not: set "
-                "entropy_weight in config.tokenizer, or leave it out"
-            )
-        if self.online_clustering and (self.ema_codebook or self.microbatches > 1):
-            raise UserError(
-                "online_clustering goes neither with ema_codebook nor with microbatches"
-            )
+        self._check(jax.eval_shape(functools.partial(self._pass, batch=batch), params, params_key))
         state = {
             "step": jnp.zeros((), jnp.int32),
             "params": params,
             "opt": self._optimizer.init(params),
-            "usage": self._fresh_usage(params, batch),
+            "usage": self._care.fresh(self._spec(batch), params),
         }
         if self.ema_decay:
             state["ema"] = jax.tree.map(lambda p: p.astype(jnp.float32), params)
@@ -166,27 +141,29 @@ class TokenizerTask:
             state["disc_opt"] = self._disc_optimizer.init(state["disc"])
         return state
 
-    def _fresh_usage(self, params: Any, batch: Batch) -> codebook.CodebookState:
-        return latent_care.fresh(
-            self._spec(batch), params, self.ema_codebook, self.online_clustering
-        )
+    def _check(self, out: dict[str, Any]) -> None:
+        """Raises UserError where a training pass has not what the settings ask for. out: its shapes."""
+        if self.adversary and "recon" not in out:
+            raise UserError("this tokenizer makes no pictures in training: leave out the adversary")
+        held = any(re.search(rule, "quantizer/codebook") for rule in self._held)
+        self._care.check(out, held, self.microbatches)
+        if self.entropy_extra and "entropy" not in out["losses"]:
+            raise UserError(
+                "entropy_extra adds to the weight of an entropy loss, which this tokenizer has not: set "
+                "entropy_weight in config.tokenizer, or leave it out"
+            )
 
     def after_warm_start(self, state: State, batch: Batch) -> State:
-        """The state with its running means those of the parameters that it was given."""
-        return {**state, "usage": self._fresh_usage(state["params"], batch)}
+        """Returns the state with its running means those of the parameters that it was given."""
+        return {**state, "usage": self._care.fresh(self._spec(batch), state["params"])}
 
     def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
-        """One update of the tokenizer and, where there is one, of the discriminator."""
+        """Updates the tokenizer and, where there is one, the discriminator once."""
         codebook_key, loss_key = jax.random.split(rng)
         if self.kmeans_init or self.restart_every:
-            state = latent_care.tend(
-                state,
-                functools.partial(self._rows, batch=batch),
-                codebook_key,
-                kmeans=self.kmeans_init and "quantizer/codebook" not in (self.trained or {}),
-                restart_every=self.restart_every,
-                threshold=self.restart_threshold,
-            )
+            start = self.kmeans_init and "quantizer/codebook" not in (self.trained or {})
+            images = pixels.to_float(batch["image"])
+            state = self._care.before_step(state, images, codebook_key, start)
         players = {name: state[name] for name in ("params", "disc") if name in state}
         loss_fn = functools.partial(self._loss, state)
         _, aux, grads = accumulate(loss_fn, players, batch, loss_key, self.microbatches)
@@ -194,21 +171,11 @@ class TokenizerTask:
         step = state["step"] + 1
         updates, opt = self._optimizer.update(grads["params"], state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        new = {**state, "step": step, "opt": opt}
-        new["usage"] = usage.update_state(
-            state["usage"], aux["tally"], step, self.usage_decay, aux.get("sums")
-        )
-        if self.online_clustering:
-            new["usage"]["share"] = aux["share"]
-        if self.ema_codebook:
-            params = latent_care.put_codes(params, codebook.ema_table(new["usage"]))
-        elif self.online_clustering:
-            moved = params["quantizer"]["codebook"] + aux["move"]
-            params = latent_care.put_codes(params, moved)
-        new["params"] = params = latent_care.normalised(params, new["usage"])
+        care, params = self._care.after_step(state["usage"], params, aux, step)
+        new = {**state, "step": step, "opt": opt, "usage": care, "params": params}
         if self.ema_decay:
             decay = jnp.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-            new["ema"] = optim.ema_update(state["ema"], params, decay, self.tokenizer_frozen)
+            new["ema"] = optim.ema_update(state["ema"], params, decay, self.tokenizer.frozen)
         metrics = {
             **aux["metrics"],
             "grad_norm": optax.global_norm(grads["params"]),
@@ -220,7 +187,7 @@ class TokenizerTask:
             new["disc"], new["disc_opt"] = self._update_discriminator(state, grads["disc"])
             new["disc_stats"] = aux["disc_stats"]
             metrics["disc_grad_norm"] = optax.global_norm(grads["disc"])
-        return new, metrics | usage.report(new["usage"], step, self.usage_window)
+        return new, metrics | usage.report(care, step, self.usage_window)
 
     def _update_discriminator(self, state: State, gradient: Any) -> tuple[Any, Any]:
         rests = self.adversary.rests(state["step"] + 1)
@@ -230,7 +197,7 @@ class TokenizerTask:
         return jax.tree.map(lambda a, b: jnp.where(rests, a, b), old, new)
 
     def _loss(self, state: State, players: dict, batch: Batch, rng: jax.Array) -> tuple:
-        """The sum of both players' losses, whose gradient by each player is that of its own."""
+        """Adds up both players' losses; the sum's gradient by each player is that of its own loss."""
         images = pixels.to_float(batch["image"])
         out = self._pass(players["params"], rng, batch)
         terms = {
@@ -241,7 +208,8 @@ class TokenizerTask:
         if self.entropy_extra:
             factor = annealed(state["step"], self.entropy_extra, self.entropy_extra_steps)
             terms["entropy_loss"] *= factor
-        aux, disc_loss, disc_metrics = self._usage(state, players["params"], batch, out), 0.0, {}
+        aux = self._care.look(self._spec(batch), state["usage"], players["params"], out)
+        disc_loss, disc_metrics = 0.0, {}
         if "recon" in out:
             recon = out["recon"]
 
@@ -273,109 +241,53 @@ class TokenizerTask:
         return loss + disc_loss, aux
 
     def _pass(self, params: Any, rng: jax.Array, batch: Batch) -> dict[str, Any]:
-        """The tokenizer's training pass on a batch."""
+        """Runs the tokenizer's training pass on a batch."""
         sample_key, dropout_key = jax.random.split(rng)
         images = pixels.to_float(batch["image"])
         teacher = {"teacher": batch["teacher"]} if "teacher" in batch else {}
-        if teacher and not heads_of(self.tokenizer):
+        if teacher and not self.tokenizer.projectors_on():
+            there = " or ".join(f"tokenizer.{name}" for name in self.tokenizer.projectors)
             raise UserError(
-                "data.train.teacher is set, but this tokenizer predicts no features: leave it out, or "
-                f"switch on a head, where the tokenizer has one (tokenizer.{', tokenizer.'.join(HEADS)})"
+                "data.train.teacher is set, but this tokenizer predicts no features: leave it out"
+                + (f", or switch on {there}" if there else "")
             )
         return self.tokenizer.apply(
             {"params": params}, images, sample_key, rngs={"dropout": dropout_key}, **teacher
         )
 
-    def _usage(self, state: State, params: Any, batch: Batch, out: dict) -> dict[str, Any]:
-        """How the latents of a training pass were used: the tally, and the codebook's features' sums."""
-        latents, spec = out["latents"], self._spec(batch)
-        if spec.kind == "continuous":  # of the latents before they are centred and scaled
-            quantizer = params["quantizer"]
-            latents = latents / quantizer["scale"] + quantizer["shift"]
-        aux = {"tally": usage.tally(spec, jax.lax.stop_gradient(latents))}
-        if "sums" in state["usage"]:
-            features = self._code_features(params, out)
-            aux["sums"] = codebook.feature_sums(features, out["latents"].reshape(-1), spec.size)
-        if self.online_clustering:
-            table, z, share = params["quantizer"]["codebook"], out["z"], state["usage"]["share"]
-            rows = z.reshape(-1, z.shape[-1])
-            share, moved = codebook.cluster_online(share, table, rows, out["latents"].reshape(-1))
-            aux |= {"share": share, "move": jax.lax.stop_gradient(moved - table)}
-        return aux
-
     def _last_layer(self, params: Any, hidden: jax.Array) -> LastLayer:
+        """Cuts the tokenizer's last layer off, as a function of its kernel."""
         params, hidden = jax.lax.stop_gradient((params, hidden))
         path = self.tokenizer.last_layer
         layer = functools.reduce(lambda tree, name: tree[name], path, params)
 
         def apply(kernel: jax.Array) -> jax.Array:
-            changed = latent_care.put(params, path, {**layer, "kernel": kernel})
+            changed = put(params, path, {**layer, "kernel": kernel})
             return self.tokenizer.apply({"params": changed}, hidden, method="project")
 
         return LastLayer(apply, layer["kernel"])
 
-    def _rows(self, params: Any, batch: Batch) -> jax.Array:
-        """What a codebook's codes are compared with, a row for each code of a batch: [N, D].
-
-        Of a training pass in which nothing is random; what is not used of it is not computed. The whole batch
-        goes through the encoder at once, whatever `microbatches` says: a pass without gradients keeps little.
-        """
-        out = self.tokenizer.apply({"params": params}, pixels.to_float(batch["image"]))
-        return self._code_features(params, out)
-
-    def _code_features(self, params: Any, out: dict[str, Any]) -> jax.Array:
-        return self.tokenizer.apply(
-            {"params": params}, out["z"], out["latents"], method="code_features"
-        )
-
     def eval_step(self, state: State, batch: Batch) -> dict[str, Any]:
-        """Sums over the images that count, of reconstructions through the latents. PSNR and SSIM: of each
-        image on its own, both sides uint8; an exact reconstruction counts as 98 dB."""
-        images, mask = batch["image"], batch["mask"]
-        variables = {"params": _averaged(state)}
-        latents = self.tokenizer.apply(variables, pixels.to_float(images), method="encode")
-        recon = self.tokenizer.apply(variables, latents, method="decode")
-        sums = {"images": jnp.sum(mask), **likeness(images, pixels.to_uint8(recon), mask)}
-        if "lpips" in state:
-            distance = lpips(state["lpips"], pixels.to_float(images), jnp.clip(recon, -1, 1))
-            sums["lpips"] = jnp.sum(mask * distance)
-        spec = self._spec(batch)
-        if hasattr(self.tokenizer, "num_codes"):
-            # latents that are no codes pad images to one length
-            kept = jnp.sum(latents < spec.size, axis=tuple(range(1, latents.ndim)))
-            sums["tokens"] = jnp.sum(mask * kept)
-        return {**sums, "usage": usage.tally(spec, latents, mask)}
+        """Sums over the images that count, see `reconstruction_sums`."""
+        return reconstruction_sums(self.tokenizer, _averaged(state), batch, state.get("lpips"))
 
     def prefix_step(self, state: State, batch: Batch) -> dict[str, Any]:
-        """`eval_step` of nested tokenizers for their first 1, 2, 4, ... and all tokens: psnr and ssim_gauss11
-        are sums [S], one for each of `first_tokens`."""
-        images, mask = batch["image"], batch["mask"]
-        variables, n = {"params": _averaged(state)}, len(images)
-        latents = self.tokenizer.apply(variables, pixels.to_float(images), method="encode")
-
-        def of_first(keep: jax.Array) -> dict[str, jax.Array]:
-            recon = self.tokenizer.apply(variables, latents, jnp.full(n, keep), method="decode")
-            return likeness(images, pixels.to_uint8(recon), mask)
-
-        lengths = jnp.array(first_tokens(self.tokenizer, images.shape[1:3]))
-        return {"images": jnp.sum(mask), **jax.lax.map(of_first, lengths)}
+        """Sums as `eval_step`, of nested tokenizers, see `prefix_sums`."""
+        return prefix_sums(self.tokenizer, _averaged(state), batch)
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Means over the images (psnr in dB; tokens, where images have unlike numbers of them), and the
-        latents' use over the whole evaluation set (`tokenizers.usage.summarize`)."""
-        images = max(float(sums["images"]), 1.0)
-        means = {k: float(v) / images for k, v in sums.items() if k not in ("usage", "images")}
-        return means | usage.summarize(sums["usage"])
+        """Returns the metrics of a whole evaluation from the added sums."""
+        return summarize(sums)
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
-        """Pairs original | reconstruction of the batch's first images, four to a row; where any number of
-        tokens can be decoded, also strips original | 1, 2, 4, ... tokens."""
+        """Draws pairs original | reconstruction of the batch's first images, four to a row; where any
+        number of tokens can be decoded, also strips original | 1, 2, 4, ... tokens."""
         params, images = _averaged(state), batch["image"][: self.num_pictures]
         recon = jax.device_get(replicate(self._reconstruct(params, images)))
         originals = jax.device_get(replicate(images))
         pairs = np.stack([originals, recon], axis=1).reshape(-1, *recon.shape[1:])
         pictures = {"reconstructions": pixels.grid(pairs, columns=8)}
-        if is_nested(self.tokenizer):
+        if self.tokenizer.nested:
             strips = jax.device_get(self._strip(params, images[:8]))
             rows = strips.reshape(-1, *strips.shape[2:])
             pictures["tokens"] = pixels.grid(rows, columns=strips.shape[1])
@@ -390,9 +302,8 @@ class TokenizerTask:
         return stripper(self.tokenizer)
 
     def _spec(self, batch: Batch) -> LatentSpec:
-        """Of the latents whose use is counted: without an index that stands for no code."""
-        spec = self.tokenizer.spec(batch["image"].shape[1:3])
-        return dataclasses.replace(spec, size=getattr(self.tokenizer, "num_codes", spec.size))
+        """Describes the latents whose use is counted."""
+        return self.tokenizer.code_spec(batch["image"].shape[1:3])
 
 
 def _averaged(state: State) -> Any:

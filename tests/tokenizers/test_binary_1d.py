@@ -128,13 +128,13 @@ def test_causal_1d_keeps_latents_from_seeing_later_ones(causal):
 
 def test_position_scale_gives_small_and_large_images_the_same_corners():
     tables = {
-        side: binary_1d(**BODY, position_scale=64)._places().tables((side, side), 2)
+        side: binary_1d(**BODY, position_scale=64)._positions().tables((side, side), 2)
         for side in (4, 16)
     }
     for corner in (0, -1):
         small, large = tables[4].cos[:-2][corner], tables[16].cos[:-2][corner]
         np.testing.assert_allclose(small, large, atol=1e-6)
-    plain = binary_1d(**BODY)._places().tables((4, 4), 2)
+    plain = binary_1d(**BODY)._positions().tables((4, 4), 2)
     assert np.abs(plain.cos[:-2][-1] - tables[4].cos[:-2][-1]).max() > 0.1
 
 

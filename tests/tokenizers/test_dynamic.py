@@ -7,7 +7,7 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.nn.masked_attention import masked_softmax
-from imgen.tokenizers.dynamic import Merger, dynamic, keep_mask, pack_order
+from imgen.tokenizers.dynamic import DynamicTokenizer, Merger, keep_mask, pack_order
 from tests.tokenizers.random_params import random_params
 
 TINY = {
@@ -21,7 +21,7 @@ KEY = jax.random.key(7)
 @functools.cache
 def built():
     """The tokenizer, its variables, and its compiled training, encoding and decoding passes."""
-    model = dynamic(**TINY)
+    model = DynamicTokenizer(**TINY)
     variables = random_params(model, IMAGES)
     encode = jax.jit(functools.partial(model.apply, method="encode"))
     decode = jax.jit(functools.partial(model.apply, method="decode"))
@@ -170,7 +170,7 @@ def test_budget_and_quantisation_losses_are_those_of_the_kept_positions():
 
 
 def test_semantic_target_predicts_a_teachers_features():
-    model = dynamic(**TINY, semantic_target={"features": 5, "weight": 1.0})
+    model = DynamicTokenizer(**TINY, semantic_target={"features": 5, "weight": 1.0})
     variables = random_params(model, IMAGES)
     teacher = jax.random.normal(KEY, (3, 16, 5))
     losses = jax.jit(model.apply)(variables, IMAGES, KEY, teacher)["losses"]
@@ -183,6 +183,6 @@ def test_semantic_target_predicts_a_teachers_features():
 
 def test_sizes_that_do_not_fit_are_told():
     with pytest.raises(UserError, match="image_size to 24"):
-        dynamic(**TINY).spec(24)
+        DynamicTokenizer(**TINY).spec(24)
     with pytest.raises(UserError, match="18x18.*patches of 4"):
-        dynamic(**(TINY | {"image_size": 18})).spec(18)
+        DynamicTokenizer(**(TINY | {"image_size": 18})).spec(18)

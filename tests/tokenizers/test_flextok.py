@@ -14,7 +14,7 @@ from imgen.nn.conv import depth_to_space, space_to_depth
 from imgen.nn.positions import sincos_2d
 from imgen.parallel.mesh import batch_sharding, make_mesh
 from imgen.params import paths
-from imgen.tokenizers import TOKENIZERS
+from imgen.tokenizers import TOKENIZERS, Tokenizer
 from imgen.tokenizers.flextok import FlexTok, sample_keep
 from imgen.tokenizers.flextok_layers import RegisterTransformer, causal_last
 from imgen.tokenizers.losses.repa import Projector
@@ -27,7 +27,7 @@ TINY = {
 }  # fmt: skip
 
 
-class ToyVAE(nn.Module):
+class ToyVAE(Tokenizer):
     """2 x 2 pixels are a position of 12 channels, times a trained scale."""
 
     def setup(self):

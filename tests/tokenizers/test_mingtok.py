@@ -8,11 +8,11 @@ import pytest
 from imgen import config
 from imgen.errors import UserError
 from imgen.interop import mingtok as interop
-from imgen.nn.attention import KVCache
 from imgen.params.paths import flatten
 from imgen.runs.experiment import Experiment
 from imgen.tokenizers import TOKENIZERS
-from imgen.tokenizers.mingtok import MingTok, mingtok, random_mask
+from imgen.tokenizers.mingtok import MingTok
+from imgen.tokenizers.mingtok_layers import random_mask
 from imgen.training.latent_care import put
 from tests.parity.cases.mingtok import token_by_token
 from tests.tokenizers.random_params import random_params
@@ -86,20 +86,13 @@ def test_the_encoder_and_the_pixel_decoder_see_everything():
     assert (change.max((0, 3)) > 1e-6).all()
 
 
-def test_semantic_features_come_token_by_token_or_some_at_a_time():
+def test_semantic_features_come_token_by_token():
     variables = start(TINY)
     latents = jax.random.normal(jax.random.key(1), (2, 4, 4, 4))
     whole = run(TINY, "semantic", variables, latents).reshape(2, 16, -1)
     rows = latents.reshape(2, 16, 4)
     singly = jax.jit(functools.partial(token_by_token, TINY))(variables, rows)
     np.testing.assert_allclose(singly, whole, atol=1e-5)
-
-    step = jax.jit(functools.partial(TINY.apply, variables, method="semantic_step"))
-    cache = TINY.semantic_cache(2, 20)
-    stale = KVCache(*(jnp.full_like(x, 1e3) for x in cache))  # rows that are not written yet
-    first, cache = step(rows[:, :10], stale, 0)
-    second, cache = step(rows[:, 10:], cache, 10)
-    np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-5)
 
 
 def test_masks_have_their_share_and_depend_on_the_image_only():
@@ -126,7 +119,7 @@ def test_what_is_masked_in_training_is_not_seen():
 
 def test_the_teacher_is_optional_and_its_shape_is_checked():
     assert "semantic_target" not in start(TINY)["params"]
-    model, key = mingtok(**BODY, semantic_target=TARGET), jax.random.key(0)
+    model, key = MingTok(**BODY, semantic_target=TARGET), jax.random.key(0)
     variables = start(model)
 
     def losses(model, *inputs):
@@ -144,7 +137,7 @@ def test_the_teacher_is_optional_and_its_shape_is_checked():
 
 def test_the_pixels_teach_all_stages_and_the_teacher_the_first_two():
     """By derivatives along a step of each parameter alone, which compile faster than gradients."""
-    model = mingtok(**BODY, semantic_target=TARGET, class_target=True)
+    model = MingTok(**BODY, semantic_target=TARGET, class_target=True)
     teacher = jax.random.normal(jax.random.key(2), (2, 17, 7))
     params = start(model)["params"]
 

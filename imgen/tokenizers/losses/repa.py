@@ -7,11 +7,12 @@ import flax.linen as nn
 import jax
 
 from imgen.errors import UserError
+from imgen.params.fields import training
 from imgen.tokenizers.losses.semantic import FeatureTarget
 
 
 class InnerTarget(FeatureTarget):
-    """`FeatureTarget` that reads the image's tokens after the decoder's block `layer`, from 0."""
+    """Predicts as `FeatureTarget` does from the image's tokens after the decoder's block `layer`, from 0."""
 
     layer: int = 1
 
@@ -26,12 +27,13 @@ class InnerTarget(FeatureTarget):
 
 
 class Projector(InnerTarget):
-    """FlexTok's head, [..., D] -> [..., features]: LayerNorm, three linear layers 4 D wide with SiLU between.
+    """Predicts as FlexTok does, [..., D] -> [..., features]: LayerNorm, three linear layers 4 D wide with
+    SiLU between.
 
     Its width is that of apple/ml-flextok's, its depth REPA's.
     """
 
-    weight: float = 1.0
+    weight: float = training(1.0)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """Semantic targets: codes from which a frozen teacher's features of the image can be told.
 
 Source: SEED (AILab-CVC/SEED, blip2_qformer_codebook_all_image.py), whose codes predict what they are the
-codes of (cosine, weight 2) and an image embedding (squared error, weight 0.5). `repa` has the heads that
-read a decoder's inner tokens. A config gives a head as a mapping of its arguments (`make_head`).
+codes of (cosine, weight 2) and an image embedding (squared error, weight 0.5). `repa` has the projectors
+that read a decoder's inner tokens. A config gives a projector as a mapping of its arguments.
 
 The teacher's features are data, float [B, M, F], computed by whoever makes the batches. Without them there
 is no loss, and a training pass that should have them is an error.
@@ -18,14 +18,20 @@ import jax.numpy as jnp
 
 from imgen.config.construct import construct
 from imgen.errors import UserError
-from imgen.nn.vit import ViT
+from imgen.nn.vit import SHARDING as VIT
+from imgen.nn.vit import ViT, repeat_tokens
+from imgen.params.fields import training
 
-HEADS = ("semantic_target", "repa")  # what tokenizers call theirs
 NORM_EPS = 1e-5
+SHARDING = (  # of `SemanticTarget`'s transformer; the rest is on every device
+    *VIT,
+    (r"(semantic_target|repa)/(values_in|hidden|linear_\d|features_out|out)/kernel$", ()),
+    (r"semantic_target/(positions|query_tokens)$", ()),
+)
 
 
 def cosine_loss(predicted: jax.Array, teacher: jax.Array) -> jax.Array:
-    """mean of 1 - cos over all but the last axis, in float32."""
+    """Returns the mean of 1 - cos over all but the last axis, in float32."""
     predicted, teacher = (x.astype(jnp.float32) for x in (predicted, teacher))
 
     def unit(x: jax.Array) -> jax.Array:
@@ -34,29 +40,28 @@ def cosine_loss(predicted: jax.Array, teacher: jax.Array) -> jax.Array:
     return jnp.mean(1.0 - jnp.sum(unit(predicted) * unit(teacher), axis=-1))
 
 
-def heads_of(tokenizer: nn.Module) -> list[str]:
-    """The names of a tokenizer's heads that are on: what a teacher's features are for."""
-    return [name for name in HEADS if getattr(tokenizer, name, None) is not None]
-
-
 def teacher_loss(
-    name: str, head: nn.Module | None, tokens: jax.Array, teacher: jax.Array | None, training: bool
+    name: str,
+    projector: nn.Module | None,
+    tokens: jax.Array,
+    teacher: jax.Array | None,
+    rng: jax.Array | None,
 ) -> dict[str, jax.Array]:
-    """{name: loss} of a head of HEADS; {} where it is off, and outside training without a teacher.
+    """Returns {name: loss} of a projector; {} where it is off, and without a teacher outside training.
 
-    tokens: what the head reads, [B, K, D] or a grid [B, h, w, D], which is resized to that of the teacher.
-    teacher: features [B, M, F].
+    tokens: what the projector reads, [B, K, D] or a grid [B, h, w, D], which is resized to that of the
+        teacher.   teacher: features [B, M, F].   rng: of the pass, which is one of training where it has one.
 
-    Raises UserError where they don't fit the head, or where a training pass has none.
+    Raises UserError where they don't fit the projector, or where a training pass has none.
     """
-    if head is None:
+    if projector is None:
         return {}
     if tokens.ndim == 4:
         tokens = _resized(tokens, teacher, name)
-    predicted = head(tokens)
+    predicted = projector(tokens)
     shape = predicted.shape[1:]
     if teacher is None:
-        if training:
+        if rng is not None:
             raise UserError(
                 f"tokenizer.{name} is on, but the batch has no teacher features [B, {shape[0]}, "
                 f"{shape[1]}]: store them with the data, or leave {name} out"
@@ -67,12 +72,12 @@ def teacher_loss(
             f"tokenizer.{name} takes {shape[0]} teacher features of width {shape[1]} an image, but "
             f"the batch has {teacher.shape[1:]}: set {name} to what the data hold"
         )
-    return {name: head.loss(predicted, teacher)}
+    return {name: projector.loss(predicted, teacher)}
 
 
 def _resized(tokens: jax.Array, teacher: jax.Array | None, name: str) -> jax.Array:
-    """[B, h, w, D] -> [B, M, D], float32 and bilinear where the teacher has another number of features, which
-    must be that of a square then (UserError)."""
+    """Resizes a grid [B, h, w, D] to the teacher's, [B, M, D], float32 and bilinear where the teacher has
+    another number of features, which must be that of a square then (UserError)."""
     batch, h, w, width = tokens.shape
     if teacher is not None and teacher.shape[1] != h * w:
         count = teacher.shape[1]
@@ -88,7 +93,7 @@ def _resized(tokens: jax.Array, teacher: jax.Array | None, name: str) -> jax.Arr
 
 
 class SemanticTarget(nn.Module):
-    """Quantised values [B, K, C] -> a teacher's features [B, M, F] and their loss.
+    """Predicts a teacher's features [B, M, F] from quantised values [B, K, C].
 
     features, queries: F and M. A single query stands for an embedding of the whole image.
     layers, width, heads: plain transformer blocks over K latents and M learned queries, all of which
@@ -102,19 +107,18 @@ class SemanticTarget(nn.Module):
     layers: int = 4
     width: int = 768
     heads: int = 12
-    token_weight: float = 2.0
-    pooled_weight: float = 0.0
-    dtype: Any = jnp.float32
+    token_weight: float = training(2.0)
+    pooled_weight: float = training(0.0)
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, values: jax.Array) -> jax.Array:
-        """The predicted features, float32."""
+        """Returns the predicted features, float32."""
         init = nn.initializers.normal(0.02)
         x = nn.Dense(self.width, dtype=self.dtype, name="values_in")(values)
         x = x + self.param("positions", init, (x.shape[1], self.width)).astype(x.dtype)
-        queries = self.param("query_tokens", init, (self.queries, self.width)).astype(x.dtype)
-        queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape))
-        x = jnp.concatenate([x, queries], axis=1)
+        queries = self.param("query_tokens", init, (self.queries, self.width))
+        x = jnp.concatenate([x, repeat_tokens(queries, len(x), x.dtype)], axis=1)
         x = ViT(self.layers, self.heads, dtype=self.dtype, name="vit")(x)
         x = nn.LayerNorm(NORM_EPS, dtype=self.dtype, name="norm")(x[:, -self.queries :])
         x = nn.Dense(self.features, dtype=self.dtype, name="features_out")(x)
@@ -122,7 +126,7 @@ class SemanticTarget(nn.Module):
 
     @nn.nowrap
     def loss(self, predicted: jax.Array, teacher: jax.Array) -> jax.Array:
-        """The weighted sum of both terms."""
+        """Returns the weighted sum of both terms."""
         teacher = jax.lax.stop_gradient(teacher.astype(jnp.float32))
         loss = self.token_weight * cosine_loss(predicted, teacher)
         if self.pooled_weight:
@@ -132,34 +136,37 @@ class SemanticTarget(nn.Module):
 
 
 class FeatureTarget(nn.Module):
-    """Tokens [B, M, D] of a decoder -> a teacher's features [B, M, F], token by token, and their loss.
+    """Predicts a teacher's features [B, M, F] from a decoder's tokens [B, M, D], one from each.
 
     Instella's form (bae/ae_model.py of Instella-T2I), whose loss is not public: the weight is this project's
     choice. LaVIT's has a tanh in place of norm and ReLU.
     """
 
     features: int = 1024
-    weight: float = 0.5
-    dtype: Any = jnp.float32
+    weight: float = training(0.5)
+    dtype: Any = training(jnp.float32)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The predicted features, float32."""
+        """Returns the predicted features, float32."""
         x = nn.Dense(x.shape[-1], dtype=self.dtype, name="hidden")(x)
         x = nn.relu(nn.LayerNorm(NORM_EPS, dtype=self.dtype, name="norm")(x))
         return nn.Dense(self.features, dtype=self.dtype, name="features_out")(x).astype(jnp.float32)
 
     @nn.nowrap
     def loss(self, predicted: jax.Array, teacher: jax.Array) -> jax.Array:
-        """weight * mean (1 - cosine)."""
+        """Returns weight * mean (1 - cosine)."""
         return self.weight * cosine_loss(predicted, jax.lax.stop_gradient(teacher))
 
 
-def make_head(
+def make_projector(
     kind: type[nn.Module], given: nn.Module | Mapping[str, Any] | None, name: str, dtype: Any
 ) -> nn.Module | None:
-    """A head, or that of the arguments that a config gives as a mapping; None for none. Raises UserError for
-    anything else, and for arguments that a head doesn't have."""
+    """Makes a projector of the arguments that a config gives as a mapping; a made one and None stay as they
+    are.
+
+    Raises UserError for anything else, and for arguments that a projector doesn't have.
+    """
     if given is None or isinstance(given, nn.Module):
         return given
     if not isinstance(given, Mapping):
@@ -167,12 +174,3 @@ def make_head(
             f"tokenizer.{name} {given!r}: give its arguments, e.g. dict(features=1024), or None"
         )
     return construct(kind, given, f"tokenizer.{name}", dtype=dtype)
-
-
-def with_heads(arguments: Mapping[str, Any], **heads: type[nn.Module]) -> dict[str, Any]:
-    """A tokenizer's arguments with its heads made (`make_head`), in the tokenizer's dtype."""
-    dtype = arguments.get("dtype", jnp.float32)
-    given = {name: arguments[name] for name in heads if name in arguments}
-    return {**arguments} | {
-        name: make_head(heads[name], head, name, dtype) for name, head in given.items()
-    }

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-
 from imgen.config.construct import construct
 from imgen.errors import UserError
+from imgen.tokenizers.quantizers.base import Quantizer
 from imgen.tokenizers.quantizers.bernoulli import Bernoulli
 from imgen.tokenizers.quantizers.fsq import FSQ
 from imgen.tokenizers.quantizers.gaussian import Gaussian
@@ -27,10 +26,10 @@ QUANTIZERS = {
 }
 
 
-def make_quantizer(given: nn.Module | Mapping[str, Any]) -> nn.Module:
-    """A quantizer, or that of the name in `QUANTIZERS` and the arguments that a config gives, such as
-    {"name": "fsq", "levels": (8, 5, 5, 5)}. Raises UserError for anything else."""
-    if isinstance(given, nn.Module):
+def make_quantizer(given: Quantizer | Mapping[str, Any]) -> Quantizer:
+    """Makes the quantizer of the name in `QUANTIZERS` and the arguments that a config gives, such as
+    {"name": "fsq", "levels": (8, 5, 5, 5)}; a made one stays as it is. Raises UserError for anything else."""
+    if isinstance(given, Quantizer):
         return given
     if not isinstance(given, Mapping):
         raise UserError(

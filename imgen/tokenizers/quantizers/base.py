@@ -1,12 +1,17 @@
 """What every quantizer is: features [..., features_in] -> latents -> values [..., features_out]."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from imgen.latents import LatentSpec
+
+SHARDING = (  # every device compares its features with all codes
+    (r"quantizer/(codebook|embedding)$", ()),
+)
 
 
 class Quantized(NamedTuple):
@@ -47,26 +52,44 @@ def codebook_init(bound: float) -> Callable[..., jax.Array]:
     return init
 
 
-class Quantizer(Protocol):
-    """The face of all quantizers; they are Linen modules. All computation is float32.
+class Quantizer(nn.Module):
+    """The face of all quantizers. All computation is float32.
+
+    has_codebook: its parameter `codebook` [K, D] may be tended by k-means, restarts and averages; there is
+        `code_features`.
+    has_moments: its latents are drawn from a distribution; there is `moments`.
 
     Statistics of a batch are taken over all positions of the GLOBAL batch: under `jax.jit` on a sharded
     batch a plain mean is one. (The official codes take them per device.)
     """
 
-    layout: Layout
+    has_codebook = False
+    has_moments = False
+
+    @property
+    def layout(self) -> Layout:
+        """What goes in and comes out."""
+        raise NotImplementedError
 
     def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
-        """The training pass; what is random in it is drawn with `rng`, or takes its likeliest value."""
+        """Runs the training pass; what is random in it is drawn with `rng`, or takes its likeliest value."""
+        raise NotImplementedError
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features -> latents: int32 codes, int32 bits [..., D] or float32 [..., C]."""
+        """Turns features into latents: int32 codes, int32 bits [..., D] or float32 [..., C]."""
+        raise NotImplementedError
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents -> float32 values."""
+        """Turns latents into float32 values."""
+        raise NotImplementedError
 
-    # Of a codebook (the parameter `codebook` [K, D]) that may be tended by k-means, restarts and averages:
-    # code_features(z, codes) -> [N, D], what the codes of z stand for, without gradient, in their order.
+    def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
+        """Returns what the codes of z stand for, without gradient, in their order: [N, D]."""
+        raise NotImplementedError
+
+    def moments(self, z: jax.Array) -> jax.Array:
+        """Returns what is stored of continuous latents: mean and log variance [..., 2 C]."""
+        raise NotImplementedError
 
 
 def straight_through(values: jax.Array, z: jax.Array) -> jax.Array:

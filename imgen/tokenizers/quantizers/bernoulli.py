@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from imgen.latents import bits as binary
-from imgen.tokenizers.quantizers.base import Layout, Quantized
+from imgen.params.fields import training
+from imgen.tokenizers.quantizers.base import Layout, Quantized, Quantizer
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Quantizer):
     """Logits [..., D] -> D bits a position -> the sum of the embeddings of the bits that are set.
 
     width: of the embeddings, a table [D, width] shared by all positions.
@@ -24,8 +25,8 @@ class Bernoulli(nn.Module):
     bits: int
     width: int
     temperature: float = 1.0
-    code_weight: float = 0.0
-    init_std: float = 0.02
+    code_weight: float = training(0.0)
+    init_std: float = training(0.02)
 
     def setup(self):
         init = nn.initializers.normal(self.init_std)

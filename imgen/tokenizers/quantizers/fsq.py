@@ -10,21 +10,21 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from imgen.errors import UserError
-from imgen.tokenizers.quantizers.base import Layout, Quantized, straight_through
+from imgen.params.fields import silent
+from imgen.tokenizers.quantizers.base import Layout, Quantized, Quantizer, straight_through
 from imgen.tokenizers.ranges import whole_numbers
 
 
-class FSQ(nn.Module):
+class FSQ(Quantizer):
     """Features [..., len(levels)] -> one index a position in [0, prod(levels)).
 
     Channel i takes levels[i] values in [-1, 1]; channel 0 is the fastest digit of the index. There is
     nothing to learn and no loss. Raises UserError for levels under 2 or more codes than int32 counts.
     """
 
-    levels: Sequence[int] = (8, 8, 8, 5, 5, 5)
+    levels: Sequence[int] = silent((8, 8, 8, 5, 5, 5))
     epsilon: float = 1e-3
 
     def __post_init__(self):

@@ -7,15 +7,37 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen.tokenizers.quantizers.base import Layout, Quantized
+from imgen.params.fields import training
+from imgen.tokenizers.quantizers.base import Layout, Quantized, Quantizer
 
 
-class Gaussian(nn.Module):
-    """Moments [..., 2 C] = [mean, log variance] -> C channels a position.
+class Normalizer(Quantizer):
+    """Takes channels [..., C] as they are and normalises them; nothing is random.
 
     Latents leave as (z - shift) * scale, so that generators see mean 0 and deviation 1. `shift` and
     `scale` are scalars among the parameters: whoever trains the tokenizer measures them (0.2325 is the
     scale of MAR's KL-16). The decoder sees z itself.
+    """
+
+    def setup(self):
+        self.shift = self.param("shift", nn.initializers.zeros, ())
+        self.scale = self.param("scale", nn.initializers.ones, ())
+
+    def normalize(self, values: jax.Array) -> jax.Array:
+        """Centres and scales values of the network: [..., C] -> [..., C]."""
+        return (values - self.shift) * self.scale
+
+    def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """Normalises; the same with or without a key."""
+        return self.normalize(z)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Turns normalised latents into float32 values for the decoder."""
+        return latents.astype(jnp.float32) / self.scale + self.shift
+
+
+class Gaussian(Normalizer):
+    """Turns moments [..., 2 C] = [mean, log variance] into C channels a position, normalised.
 
     kl_weight: of KL(posterior || N(0, 1)), summed over one image and averaged over the batch.
     position_values: pixel values that a position stands for. Where it is given, the sum is divided by the
@@ -23,12 +45,10 @@ class Gaussian(nn.Module):
     """
 
     channels: int
-    kl_weight: float = 1e-6
-    position_values: int | None = None
+    kl_weight: float = training(1e-6)
+    position_values: int | None = training(None)
 
-    def setup(self):
-        self.shift = self.param("shift", nn.initializers.zeros, ())
-        self.scale = self.param("scale", nn.initializers.ones, ())
+    has_moments = True
 
     @property
     def layout(self) -> Layout:
@@ -53,13 +73,6 @@ class Gaussian(nn.Module):
         mean, log_variance = posterior(z)
         log_variance += 2.0 * jnp.log(self.scale)
         return jnp.concatenate([self.normalize(mean), log_variance], axis=-1)
-
-    def decode(self, latents: jax.Array) -> jax.Array:
-        """Normalised latents -> values for the decoder."""
-        return latents.astype(jnp.float32) / self.scale + self.shift
-
-    def normalize(self, values: jax.Array) -> jax.Array:
-        return (values - self.shift) * self.scale
 
 
 def posterior(moments: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from imgen.tokenizers.quantizers.base import Layout, Quantized, codebook_init
+from imgen.params.fields import training
+from imgen.tokenizers.quantizers.base import Layout, Quantized, Quantizer, codebook_init
 from imgen.tokenizers.quantizers.chunks import map_rows
 from imgen.tokenizers.quantizers.entropy import assignment_entropies
 from imgen.tokenizers.quantizers.nearest import HIGHEST
 
 
-class IBQ(nn.Module):
+class IBQ(Quantizer):
     """Features [..., D] -> the code with the largest inner product, of a codebook E [K, D].
 
     With p = softmax(z E^T) and h the one-hot vector of its largest entry, the value is
@@ -28,10 +29,10 @@ class IBQ(nn.Module):
 
     codebook_size: int = 16384
     codebook_dim: int = 256
-    commit_weight: float = 0.25
-    entropy_weight: float = 0.05
-    entropy_temperature: float = 0.01
-    init_bound: float | None = None
+    commit_weight: float = training(0.25)
+    entropy_weight: float = training(0.05)
+    entropy_temperature: float = training(0.01)
+    init_bound: float | None = training(None)
 
     def setup(self):
         init = codebook_init(self.init_bound or 1 / self.codebook_size)

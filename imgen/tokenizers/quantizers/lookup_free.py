@@ -12,10 +12,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from imgen.errors import UserError
-from imgen.tokenizers.quantizers.base import Layout, Quantized, l2_normalize, straight_through
+from imgen.params.fields import training
+from imgen.tokenizers.quantizers.base import (
+    Layout,
+    Quantized,
+    Quantizer,
+    l2_normalize,
+    straight_through,
+)
 from imgen.tokenizers.quantizers.entropy import Entropies, bit_entropies
 
 MAX_GROUP = 18  # 262,144 codes at once, as MAGVIT-v2 has them
@@ -31,7 +37,7 @@ def parts(bits: int, group_size: int | None) -> int:
     return bits // size
 
 
-class LFQ(nn.Module):
+class LFQ(Quantizer):
     """Features [..., bits] -> bits, values -1 and 1. There is nothing to learn. Defaults: MaskBit's.
 
     commit_weight: of mean |sg(q) - z|^2.
@@ -43,12 +49,12 @@ class LFQ(nn.Module):
     """
 
     bits: int = 12
-    commit_weight: float = 0.25
-    entropy_weight: float = 0.02
-    entropy_temperature: float = 0.01
-    gamma: float = 1.0
-    group_size: int | None = None
-    clip_log: bool = True
+    commit_weight: float = training(0.25)
+    entropy_weight: float = training(0.02)
+    entropy_temperature: float = training(0.01)
+    gamma: float = training(1.0)
+    group_size: int | None = training(None)
+    clip_log: bool = training(True)
 
     @property
     def layout(self) -> Layout:
@@ -82,7 +88,7 @@ class LFQ(nn.Module):
         return 2.0 * latents.astype(jnp.float32) - 1.0
 
 
-class BSQ(nn.Module):
+class BSQ(Quantizer):
     """Features [..., bits] -> unit vectors u -> bits, values +-1 / sqrt(bits). Nothing to learn.
 
     entropy_weight: of (gamma0 H_s - gamma H_m) / inv_temperature of the softmax of
@@ -93,12 +99,12 @@ class BSQ(nn.Module):
     """
 
     bits: int = 18
-    commit_weight: float = 0.0
-    entropy_weight: float = 0.1
-    gamma0: float = 1.0
-    gamma: float = 1.0
-    inv_temperature: float = 1.0
-    group_size: int = 1
+    commit_weight: float = training(0.0)
+    entropy_weight: float = training(0.1)
+    gamma0: float = training(1.0)
+    gamma: float = training(1.0)
+    inv_temperature: float = training(1.0)
+    group_size: int = training(1)
 
     @property
     def layout(self) -> Layout:

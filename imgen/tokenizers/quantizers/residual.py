@@ -6,14 +6,20 @@ rq-vae-transformer, rqvae/models/rqvae/quantizations.py.
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from imgen.errors import UserError
-from imgen.tokenizers.quantizers.base import Layout, Quantized, codebook_init, straight_through
+from imgen.params.fields import training
+from imgen.tokenizers.quantizers.base import (
+    Layout,
+    Quantized,
+    Quantizer,
+    codebook_init,
+    straight_through,
+)
 from imgen.tokenizers.quantizers.nearest import nearest_codes
 
 
-class ResidualQuantizer(nn.Module):
+class ResidualQuantizer(Quantizer):
     """Features [..., C] -> `depth` codes [..., depth] of one codebook [K, C] that all depths share.
 
     Code i is the nearest to the residual r_i = z - (e_1 + ... + e_{i-1}); the value is the sum of all.
@@ -27,7 +33,9 @@ class ResidualQuantizer(nn.Module):
     codebook_size: int = 16384
     codebook_dim: int = 256
     depth: int = 4
-    commit_weight: float = 0.25
+    commit_weight: float = training(0.25)
+
+    has_codebook = True
 
     def __post_init__(self):
         if not isinstance(self.depth, int) or self.depth < 1:

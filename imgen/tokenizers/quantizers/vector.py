@@ -5,11 +5,12 @@ Source: LlamaGen, tokenizer/tokenizer_image/vq_model.py.
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
+from imgen.params.fields import silent, training
 from imgen.tokenizers.quantizers.base import (
     Layout,
     Quantized,
+    Quantizer,
     codebook_init,
     l2_normalize,
     straight_through,
@@ -18,7 +19,7 @@ from imgen.tokenizers.quantizers.entropy import assignment_entropies
 from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(Quantizer):
     """Nearest code by Euclidean distance; with `l2_norm` both sides are put on the unit sphere
     first, at every use, while the stored table stays unconstrained.
 
@@ -29,10 +30,12 @@ class VectorQuantizer(nn.Module):
 
     codebook_size: int
     codebook_dim: int
-    l2_norm: bool = True
-    commit_weight: float = 0.25
-    entropy_weight: float = 0.0
-    entropy_temperature: float = 0.01
+    l2_norm: bool = silent(True)
+    commit_weight: float = training(0.25)
+    entropy_weight: float = training(0.0)
+    entropy_temperature: float = training(0.01)
+
+    has_codebook = True
 
     def setup(self):
         plain = codebook_init(1 / self.codebook_size)

@@ -12,6 +12,7 @@ from imgen.diffusion import flow
 from imgen.interop import flextok
 from imgen.interop.table import from_official, to_official
 from imgen.latents import LatentSpec
+from imgen.tokenizers import Tokenizer
 from imgen.tokenizers.flextok import FlexTok
 from imgen.tokenizers.flextok_layers import causal_last
 from imgen.tokenizers.quantizers.fsq import FSQ
@@ -19,7 +20,7 @@ from tests.parity.compare import assert_close, nchw, nhwc
 from tests.parity.golden import Golden
 
 
-class Latents(nn.Module):
+class Latents(Tokenizer):
     """In place of a VAE: what comes in is latents already."""
 
     channels: int

@@ -54,7 +54,9 @@ def tokenizer(golden: Golden) -> None:
         grid, latents = model.grid(size), golden.config["num_latent_tkns"]
         assert grid == (size[0] // patch, size[1] // patch)
         # Ours begins with the patches.
-        tables = [np.roll(t, latents, axis=0) for t in bound.encoder.places.tables(grid, latents)]
+        tables = [
+            np.roll(t, latents, axis=0) for t in bound.encoder.positions.tables(grid, latents)
+        ]
         same(tables[0], "rope_cos")
         same(tables[1], "rope_sin")
         same(bound.encoder(images), "encoder")

@@ -91,7 +91,7 @@ def test_repa_reads_the_inner_tokens_of_the_decoder():
         shapes(model, variables, key, TEACHER)
 
 
-def test_a_head_is_given_by_its_arguments():
+def test_a_projector_is_given_by_its_arguments():
     with pytest.raises(UserError, match="tokenizer.semantic_target True: give its arguments"):
         binary_1d(bits=6, semantic_target=True, **BODY)
     with pytest.raises(UserError, match="tokenizer.repa has no 'repa_index'"):
