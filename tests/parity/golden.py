@@ -14,7 +14,7 @@ class Golden:
     """
 
     def __init__(self, path: Path, clip_vocabulary: str | None = None, minilm: str | None = None):
-        self.stem = path.stem
+        self.path, self.stem = path, path.stem
         self.clip_vocabulary, self.minilm = clip_vocabulary, minilm
         if path.suffix == ".json":
             self.meta = json.loads(path.read_text())

@@ -9,13 +9,12 @@ import pytest
 from imgen.interop import centernet as interop
 from tests.parity.golden import Golden
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "centernet"
-
 
 def centernet(g: Golden) -> None:
-    folder = Path(os.environ.get("CENTERNET") or SHARED)
+    beside = g.path.parents[1] / "data" / "centernet"
+    folder = Path(os.environ.get("CENTERNET") or beside)
     if not folder.is_dir():
-        pytest.skip(f"needs centernet.json and centernet.bin in {SHARED}, or CENTERNET=DIR")
+        pytest.skip(f"needs centernet.json and centernet.bin in {beside}, or CENTERNET=DIR")
     close = g.meta["tolerance"]
     found = interop.load(folder, batch=2).detect(g.input("image"))
     for ours, official in zip(found, g.out("detections"), strict=True):
