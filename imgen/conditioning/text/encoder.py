@@ -68,6 +68,12 @@ class FrozenEncoder:
             features[rows, ..., :width, :] = np.where(shown, np.asarray(found, np.float32), 0)
         return to_left(features, tokens.mask) if side == "left" else (features, tokens.mask)
 
+    def padding(self) -> np.ndarray:
+        """What the encoder makes of the empty text where padding is seen, [T, C] or [L, T, C]: what models
+        see behind their texts that were trained without a mask."""
+        ids = self.tokenizer([""], self.length).ids
+        return np.asarray(_features(self.module, self.params, ids, ids == ids)[0], np.float32)
+
 
 def _power(n: int) -> int:
     """The next power of two."""
