@@ -9,12 +9,13 @@ import numpy as np
 class Golden:
     """One `.npz` or `.json` file. `case` names the test that reads it.
 
-    clip_vocabulary: CLIP's vocabulary, a file of the user's; None where there is none.
+    clip_vocabulary: CLIP's vocabulary, minilm: the folder of all-MiniLM-L6-v2; the user's, None where there
+    is none.
     """
 
-    def __init__(self, path: Path, clip_vocabulary: str | None = None):
-        self.stem = path.stem
-        self.clip_vocabulary = clip_vocabulary
+    def __init__(self, path: Path, clip_vocabulary: str | None = None, minilm: str | None = None):
+        self.path, self.stem = path, path.stem
+        self.clip_vocabulary, self.minilm = clip_vocabulary, minilm
         if path.suffix == ".json":
             self.meta = json.loads(path.read_text())
             self._arrays = {}

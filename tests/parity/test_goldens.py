@@ -23,8 +23,8 @@ def test_pending_names_no_case_that_has_a_test():
     assert not PENDING & CASES.keys()
 
 
-def test_golden(golden_path, clip_vocabulary):
-    golden = Golden(golden_path, clip_vocabulary)
+def test_golden(golden_path, clip_vocabulary, minilm):
+    golden = Golden(golden_path, clip_vocabulary, minilm)
     if golden.case in CASES:
         CASES[golden.case](golden)
         assert golden.compared or not golden.outputs(), "the test looked at none of the outputs"

@@ -1,0 +1,1 @@
+"""Texts -> tokens (`tokens`, `words`, `subwords`) -> features (`encoder`; `t5`, `bert`, `lm`)."""
