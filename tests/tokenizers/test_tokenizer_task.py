@@ -20,7 +20,7 @@ from imgen.tokenizers.vq import vq
 from imgen.training.state import abstract_state, init_state
 from imgen.training.tokenizer_task import TokenizerTask
 from tests.tokenizers.random_params import random_params
-from tests.tokenizers.losses.test_adversary import Brightness
+from tests.tokenizers.test_adversary import Brightness
 
 SIZES = dict(
     ch=8, ch_mult=(1,), patch=2, num_res_blocks=1, z_channels=8, codebook_size=32, codebook_dim=4,
