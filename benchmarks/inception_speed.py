@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from benchmarks.runs import in_turns
+from benchmarks.comparison import in_turns
 from imgen.errors import UserError
 from imgen.evaluation.networks.network import FeatureNetwork, random_inception
 from imgen.interop.inception import SYSTEM

@@ -5,7 +5,8 @@ integer a query (see `generators.plan`): no T x T mask is ever stored, and the r
 appends to its cache are contiguous.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -111,8 +112,9 @@ class Attention(nn.Module):
     The projections are one kernel [D, Nkv, G + 2, H] with G = N / Nkv: for each key/value head its G
     query heads, then its key, then its value. One matrix product, cut by `tensor` along Nkv.
 
-    qk_norm: RMSNorm over each head's queries and keys, before the rotation.
-    use_bias: of both projections.   dropout: of the attention weights and of the output.
+    qk_norm: of each head's queries and keys, before the rotation: RMSNorm, or "layer" LayerNorm.
+    use_bias: of both projections; out_bias: of the last one, by default as `use_bias`.
+    dropout: of the attention weights and of the output.
     Given a context [B, C, D], its keys and values, from the same projections and without positions, come
     before the others: rows [0, C) of what `visible` and `key_valid` count.
     """
@@ -121,9 +123,10 @@ class Attention(nn.Module):
     kv_heads: int | None = None
     init_std: Init = 0.02
     dtype: jnp.dtype = jnp.float32
-    qk_norm: bool = False
+    qk_norm: bool | Literal["layer"] = False
     norm_eps: float = 1e-6
     use_bias: bool = False
+    out_bias: bool | None = None
     dropout: float = 0.0
 
     @nn.compact
@@ -162,8 +165,10 @@ class Attention(nn.Module):
         q = qkv[:, before:, :, :group].reshape(batch, length, self.heads, head_dim)
         k, v = qkv[:, :, :, group], qkv[:, :, :, group + 1]
         if self.qk_norm:
-            q = RMSNorm(self.norm_eps, name="q_norm")(q)
-            k = RMSNorm(self.norm_eps, name="k_norm")(k)
+            norm = RMSNorm
+            if self.qk_norm == "layer":
+                norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
+            q, k = norm(self.norm_eps, name="q_norm")(q), norm(self.norm_eps, name="k_norm")(k)
         if places.cos is not None:
             q = rotate(q, places.cos, places.sin)
             rotated = rotate(k[:, before:], places.cos, places.sin)
@@ -189,7 +194,7 @@ class Attention(nn.Module):
         out = nn.DenseGeneral(
             width,
             axis=(-2, -1),
-            use_bias=self.use_bias,
+            use_bias=self.use_bias if self.out_bias is None else self.out_bias,
             dtype=self.dtype,
             kernel_init=kernel_init(self.init_std),
             name="out",

@@ -44,6 +44,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS = {
     "silu": nn.silu,
     "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),
     "quick_gelu": quick_gelu,
 }
 
@@ -94,18 +95,23 @@ def halves(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
 
 
 class GeluMLP(nn.Module):
-    """down(gelu_tanh(up x)), with biases. [..., D] -> [..., D]. zero_out: `down` starts at zero."""
+    """down(dropout(gelu(up x))), with biases. [..., D] -> [..., D].
+
+    zero_out: `down` starts at zero.   activation: "gelu_tanh", an approximation, or "gelu".
+    """
 
     hidden: int
     init_std: Init = 0.02
     dtype: jnp.dtype = jnp.float32
     zero_out: bool = False
+    activation: Literal["gelu_tanh", "gelu"] = "gelu_tanh"
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         init = kernel_init(self.init_std)
         h = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=init, name="up")(x)
-        h = nn.gelu(h, approximate=True)
+        h = Dropout(self.dropout)(ACTIVATIONS[self.activation](h))
         h = constrain(h, "batch", *(None,) * (h.ndim - 2), "hidden")
         out_init = nn.initializers.zeros if self.zero_out else init
         return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=out_init, name="down")(h)

@@ -49,7 +49,7 @@ class TrainedTokenizer:
     @property
     def has_moments(self) -> bool:
         """Whether its latents are drawn from a distribution that can be stored."""
-        return self.spec.kind == "continuous" and hasattr(self.module, "moments")
+        return self.module.has_moments
 
     @functools.cached_property
     def fingerprint(self) -> str:

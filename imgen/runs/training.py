@@ -271,7 +271,7 @@ def check_tokenizer_start(experiment: Experiment) -> None:
     for part, name in init.parts.items():
         if name:
             given |= _check_part(part, name, tokenizer, ours)
-    frozen = getattr(tokenizer, "frozen", ())
+    frozen = tokenizer.frozen
     lacking = [k for k in ours if any(re.search(p, k) for p in frozen) and k not in given]
     if lacking:
         part = lacking[0].split("/")[0]

@@ -1,0 +1,85 @@
+"""Networks in the transformer's place: who sees whom, and that options which save memory change no number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imgen.errors import UserError
+from imgen.generators.backbones import Bert, EncoderDecoder, UViT
+
+WIDTH, COND = 16, 2
+NETWORKS = {
+    "bert": Bert(3, 2, 32, dropout=0.0),
+    "maskgit": Bert(2, 2, 32, "gelu_tanh", transform=True, dropout=0.0),
+    "uvit": UViT(4, 2, 32),
+    "mar": EncoderDecoder((2, 1), 2, 32, dropout=0.0),
+}
+
+
+def inputs(positions=6, seed=0):
+    x = jax.random.normal(jax.random.key(seed), (2, COND + positions, WIDTH))
+    known = jnp.concatenate([jnp.ones(COND, bool), jnp.arange(positions) % 2 == 0])
+    return x, jnp.tile(known, (2, 1))
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    net = NETWORKS[request.param]
+    return net, net.init(jax.random.key(1), *inputs())
+
+
+def test_every_slot_sees_every_known_one(network):
+    net, params = network
+    x, known = inputs()
+    moved = x.at[:, -2, 0].add(1.0)  # position 4 of 6, which is known
+    assert bool(known[0, -2])
+    difference = np.abs(net.apply(params, moved, known) - net.apply(params, x, known)).max((0, 2))
+    assert (difference > 1e-5).all()
+
+
+def test_mar_does_not_see_what_is_masked_however_much_is():
+    net = NETWORKS["mar"]
+    x, known = inputs()
+    params = net.init(jax.random.key(1), x, known)
+    hidden = jnp.where(known[..., None], x, 1e3)
+    np.testing.assert_array_equal(net.apply(params, hidden, known), net.apply(params, x, known))
+
+
+def test_mars_encoder_of_all_slots_is_that_of_the_known_ones_alone():
+    """The released code drops the others."""
+    net = NETWORKS["mar"]
+    x, known = inputs()
+    params = net.init(jax.random.key(1), x, known)["params"]
+    kept = np.flatnonzero(known[0])
+    short = {k: v[kept] if k.endswith("positions") else v for k, v in params.items()}
+
+    def encoder(params, x, known):
+        _, found = net.apply({"params": params}, x, known, capture_intermediates=of_encoder)
+        return found["intermediates"]["encoder_norm"]["__call__"][0]
+
+    def of_encoder(module, _):
+        return module.name == "encoder_norm"
+
+    alone = encoder(short, x[:, kept], jnp.ones((2, len(kept)), bool))
+    np.testing.assert_allclose(encoder(params, x, known)[:, kept], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recomputing_layers_changes_no_gradient(name):
+    x, known = inputs()
+
+    def gradient(net):
+        params = net.init(jax.random.key(1), x, known)
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(net.apply(p, x, known)))))(params)
+
+    net = NETWORKS[name]
+    kept, anew = gradient(net), gradient(net.clone(remat="full"))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept))
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(anew), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_a_u_vit_has_halves():
+    with pytest.raises(UserError, match="even depth"):
+        UViT(3, 2, 32).init(jax.random.key(0), *inputs())
