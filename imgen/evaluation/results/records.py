@@ -105,7 +105,9 @@ def of_model(model: str) -> list[Record]:
     found = [record for record in published() if record.model == model]
     if not found:
         known = list(dict.fromkeys(record.model for record in published()))
-        hint = did_you_mean(model, known) or "the names are in imgen/evaluation/results/records.json"
+        hint = (
+            did_you_mean(model, known) or "the names are in imgen/evaluation/results/records.json"
+        )
         raise UserError(f"no published numbers of {model!r}; {hint}")
     return found
 
