@@ -4,14 +4,13 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from imgen.config import plain
 from imgen.config.construct import construct
-from imgen.config.types import check_range
+from imgen.config.types import check_dtype, check_range
 from imgen.decoding import Filters, Guidance
 from imgen.errors import UserError, did_you_mean
 from imgen.generators import GENERATORS, Generator
@@ -19,7 +18,7 @@ from imgen.interop import lpips
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import make_mesh
 from imgen.runs.data import RunData
-from imgen.tokenizers import TOKENIZERS
+from imgen.tokenizers import Tokenizer, build_tokenizer
 from imgen.tokenizers.losses.adversary import Adversary
 from imgen.tokenizers.losses.discriminators import DISCRIMINATORS
 from imgen.training.best import KeepBest
@@ -29,8 +28,6 @@ from imgen.training.task import Task
 from imgen.training.tokenizer_task import TokenizerTask
 
 STAGES = ("tokenizer", "generator")
-PARTS = ("vae", "proxy")  # tokenizers inside tokenizers, trained elsewhere
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Experiment:
         self.mesh_axes = mesh or {}
         self.init = construct(Init, init or {}, "config.init")
         self.data = construct(RunData, data, "config.data")
-        self.tokenizer = build_tokenizer(tokenizer)
+        self.tokenizer: Tokenizer = build_tokenizer(tokenizer)
         self.spec: LatentSpec = self.tokenizer.spec(self.data.image_size)
         self.model = None if generator is None else build_generator(generator, self.spec)
         for name in train:
@@ -180,33 +177,16 @@ class Experiment:
         return jax.eval_shape(self.model.init_params, jax.random.key(0))
 
 
-def build_tokenizer(arguments: dict, where: str = "tokenizer") -> nn.Module:
-    """The tokenizer that {"name": key of TOKENIZERS, ...its fields} describes; so are its PARTS."""
-    arguments = dict(arguments)
-    name = arguments.pop("name", None)
-    if name not in TOKENIZERS:
-        raise UserError(f"{where}.name {name!r} is none of {', '.join(TOKENIZERS)}")
-    arguments["dtype"] = _dtype(arguments, where)
-    for part in PARTS:
-        if isinstance(arguments.get(part), dict):
-            arguments[part] = build_tokenizer(arguments[part], f"{where}.{part}")
-    return construct(TOKENIZERS[name], arguments, where)
-
-
 def build_generator(arguments: dict, spec: LatentSpec) -> Generator:
     """The model over the latents of `spec` that {"name": key of GENERATORS, ...} describes."""
-    arguments = {**arguments, "dtype": _dtype(arguments, "generator")}
+    arguments = {
+        **arguments,
+        "dtype": check_dtype("generator.dtype", arguments.get("dtype", "float32")),
+    }
     name = arguments.pop("name", "plan")
     if name not in GENERATORS:
         raise UserError(f"generator.name {name!r} is none of {', '.join(GENERATORS)}")
     return construct(GENERATORS[name], arguments, "generator", spec=spec)
-
-
-def _dtype(arguments: dict, where: str) -> jnp.dtype:
-    name = arguments.get("dtype", "float32")
-    if name not in DTYPES:
-        raise UserError(f"{where}.dtype {name!r} is neither float32 nor bfloat16")
-    return jnp.dtype(name)
 
 
 def _stage_settings(name: str, given: dict) -> StageSettings:

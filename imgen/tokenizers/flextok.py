@@ -96,6 +96,7 @@ class FlexTok(Tokenizer):
     remat: bool = training(False)
     dtype: Any = training(jnp.float32)
 
+    parts = ("vae",)
     projectors = {"repa": Projector}
     nested = True
     draws = True
