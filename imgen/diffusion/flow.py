@@ -100,6 +100,35 @@ def shift_times(times: np.ndarray, factor: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
+class Solver:
+    """How something is drawn from noise: one of SOLVERS (or "ancestral", of `gaussian`) in so many steps.
+
+    shift: of the times, see `shift_times`.
+    """
+
+    name: str = "euler"
+    steps: int = 16
+    shift: float = 1.0
+
+    @classmethod
+    def flow(cls, name: str, steps: int, shift: float = 1.0) -> "Solver":
+        """Returns one of a flow. Raises UserError for a name, steps or a shift that there can't be."""
+        if shift <= 0:
+            raise UserError(f"shift {shift} of a flow's times: it must be above 0")
+        solver_times(name, steps)
+        return cls(name, steps, shift)
+
+    def times(self) -> np.ndarray:
+        """Returns the times of a flow's steps, float64 [steps + 1]."""
+        return shift_times(solver_times(self.name, self.steps), self.shift)
+
+    @property
+    def evaluations(self) -> int:
+        """Network calls."""
+        return evaluations(self.name, self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
 class Guidance:
     """v = v_c + (scale - 1) d with d = v_c - v_u: classifier-free guidance, and APG by its options.
 
