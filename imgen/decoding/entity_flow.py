@@ -149,7 +149,7 @@ def sample_from(
                 v, _ = forward(jnp.concatenate([x, x]), time + label, past)
                 return v[:batch], v[batch:]
 
-            rule = flow.Guidance(entity["weight"], interval) if guided else None
+            rule = flow.ProjectedGuidance(entity["weight"], interval) if guided else None
             number = entity["number"]
             x = flow.solve(
                 velocity,

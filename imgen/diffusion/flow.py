@@ -129,7 +129,7 @@ class Solver:
 
 
 @dataclasses.dataclass(frozen=True)
-class Guidance:
+class ProjectedGuidance:
     """v = v_c + (scale - 1) d with d = v_c - v_u: classifier-free guidance, and APG by its options.
 
     scale: 1 means none, and the unconditional network isn't run. A number, a traced scalar, or one
@@ -155,15 +155,15 @@ class Guidance:
         return inside
 
 
-def apg(scale: float | jax.Array = 7.5) -> Guidance:
+def apg(scale: float | jax.Array = 7.5) -> ProjectedGuidance:
     """Adaptive projected guidance as FlexTok decodes with it."""
-    return Guidance(scale, momentum=-0.5, threshold=2.5, eta=0.0)
+    return ProjectedGuidance(scale, momentum=-0.5, threshold=2.5, eta=0.0)
 
 
-def guide(
+def guide_velocity(
     conditional: jax.Array,
     unconditional: jax.Array,
-    guidance: Guidance,
+    guidance: ProjectedGuidance,
     scale: jax.Array | float | None = None,
     running: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -200,7 +200,7 @@ def solve(
     solver: Literal["euler", "heun", "euler_maruyama"] = "euler",
     *,
     inputs: Any = None,
-    guidance: Guidance | None = None,
+    guidance: ProjectedGuidance | None = None,
     both: Both | None = None,
     noise: jax.Array | Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
@@ -248,7 +248,7 @@ def solve(
             nonlocal running
             if not with_guidance:
                 return velocity(x, at).astype(jnp.float32)
-            v, last = guide(*both(x, at), guidance, row["scale"], running)
+            v, last = guide_velocity(*both(x, at), guidance, row["scale"], running)
             running = last if remembers else None
             return v
 

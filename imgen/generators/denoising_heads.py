@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from imgen.diffusion import flow, gaussian
 from imgen.diffusion.flow import Solver
-from imgen.diffusion.guidance import guide
 from imgen.errors import UserError
 from imgen.generators.arrays import Purpose, fold
 from imgen.generators.denoisers import Features, FeedForward, TokenMLP
@@ -170,7 +169,8 @@ class DenoisingHead(Head):
     def combine(self, weight: jax.Array | float) -> Callable[..., jax.Array]:
         """Returns (conditional, unconditional output) -> guided; with weight 1 the conditional one, bit for
         bit."""
-        return lambda given, null: jnp.where(weight == 1, given, guide(given, null, weight))
+        guidance = flow.ProjectedGuidance(weight)
+        return lambda given, null: flow.guide_velocity(given, null, guidance)[0]
 
     @nn.nowrap
     def integrate(

@@ -104,3 +104,37 @@ def test_settings_without_use_are_refused_before_training():
             generator, None, None, {"learning_rate": 1.0}, 1,
             sampling=Sampling(filters=Filters(top_k=3)),
         )  # fmt: skip
+
+
+def test_microbatches_of_a_masked_model_weigh_what_they_hide():
+    """The loss and its gradient are sums over the whole batch by the sum of its weights."""
+    generator, params = build("masked", (4, 4), depth=1)
+    codes = random_codes(generator, 8)
+    batch = {"codes": codes, "label": jnp.arange(8) % 3}
+
+    def mean(params, rng, parts):
+        """By hand: each part draws its masks from its own key."""
+        total = weights = 0.0
+        for m in range(parts):
+            part = jax.tree.map(lambda x, m=m: x[m::parts], batch)
+            key = jax.random.fold_in(jax.random.fold_in(rng, m), 2)
+            found = generator.apply(
+                {"params": params}, part["codes"], {"label": part["label"]}, jnp.zeros(8 // parts, bool),
+                key, 0.0, method="loss",
+            )  # fmt: skip
+            total += jnp.sum(found.per_position * found.weight)
+            weights += jnp.sum(found.weight)
+        return total / weights
+
+    task = GeneratorTask(
+        generator, None, None, {"learning_rate": 1e-3}, 10, condition_dropout=0.0, microbatches=4
+    )
+    state = {**task.init(jax.random.key(0), batch), "params": params}
+    rng = jax.random.key(5)
+    _, metrics = jax.jit(task.train_step)(
+        state, {**batch, "codes": generator.to_latents(codes)}, rng
+    )
+    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean(p, rng, 4)))(params)
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))
+    assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=1e-4)
