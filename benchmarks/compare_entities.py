@@ -27,8 +27,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from benchmarks.comparison import Comparison, Job, chosen, in_turns
 from benchmarks.runs import choices, draw, on_stored_latents, store_latents, training
 from imgen import config
-from imgen.decoding import draw_latents
-from imgen.generators import XAR
+from imgen.decoding import draw_latents, network_calls
+from imgen.decoding.cached import solver_of
 from imgen.report.charts import chart
 from imgen.runs import cli, held_out
 from imgen.runs.stages import open_source
@@ -101,6 +101,8 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
         ),
         guidance=dict(scale=2.0, schedule="linear"),
     )  # fmt: skip
+    which = "solver_steps" if name.startswith("raster") else "steps"
+    settings.train.generator.sampling = {which: args.solver_steps}
     _, spec = build_tokenizer(run)
     classes = dict(name="class", num_classes=open_source(run, "train").num_classes)
     size = dict(width=128, heads=4, conditioning=classes, dropout=0.0)
@@ -108,7 +110,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
         head = name.removeprefix("raster_")
         settings.generator = dict(
             plan="raster", plan_options={}, head=head,
-            head_options=dict(width=256, depth=3, steps=args.solver_steps),
+            head_options=dict(width=256, depth=3),
             depth=4, hidden=344, cond_rope="identity", **size,
         )  # fmt: skip
     else:
@@ -120,7 +122,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
         }
         settings.generator = dict(
             name="xar", entity=name, entity_options=options.get(name, {}), depth=(2, 2),
-            solver="euler_maruyama", steps=args.solver_steps, **size,
+            **size,
         )  # fmt: skip
     return FrozenConfigDict(settings)
 
@@ -130,11 +132,12 @@ def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     on = held_out.HeldOut(workdir, settings.data.eval.get("num_examples"))
     run = load_generator(workdir)
     model = run.module
-    if isinstance(model, XAR):
-        entities, evaluations = model.entities.count, model.evaluations
-    else:
+    sampling = choices(settings)
+    if "plan" in settings.generator:  # the MLP's, not the transformer's
         entities = model.plan.positions
-        evaluations = entities * model.coding.evaluations
+        evaluations = entities * solver_of(model, sampling).evaluations
+    else:
+        entities, evaluations = model.entities.count, network_calls(model, sampling)
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(run.params)),
         "entities": entities,
@@ -147,13 +150,9 @@ def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
 def job(workdir: Path, settings: FrozenConfigDict) -> Job:
     """Returns the drawing of BATCH images' latents."""
     run, ids = load_generator(workdir), jnp.arange(BATCH)
-    guidance, filters = choices(settings)
+    sampling = choices(settings)
     cond = {"label": ids % run.module.conditioner.num_classes}
-    sample = jax.jit(
-        lambda params, key: draw_latents(
-            run.module, params, cond, key, ids, guidance=guidance, filters=filters
-        )
-    )
+    sample = jax.jit(lambda params, key: draw_latents(run.module, params, cond, key, ids, sampling))
     params = jax.device_put(run.params)
 
     def once(number: int) -> None:

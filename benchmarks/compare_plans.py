@@ -14,6 +14,7 @@ medians. Small models fit in a CPU's cache, where a call costs by the code; so o
 timed at LlamaGen-B's size (NAR-B, ...), with fresh parameters, where a call costs the reading of the weights.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from benchmarks.comparison import Comparison, Job, chosen, in_turns
 from benchmarks.runs import choices, draw, on_stored_latents, store_latents, training
 from imgen import config
-from imgen.decoding import Guidance, decoding_params, generate
+from imgen.decoding import Guidance, draw_latents, network_calls
 from imgen.errors import UserError
 from imgen.generators.presets import LLAMAGEN
 from imgen.report.charts import chart
@@ -37,10 +38,11 @@ PLANS: dict[str, Callable[[dict], dict]] = {
     "raster": lambda base: {},
     "nar": lambda base: {"depth": base["depth"] - 1},
     "par": lambda base: {"plan_options": {"groups": 4}},
-    "random": lambda base: {"decoding": {"steps": 16}},
+    "random": lambda base: {},
     "token_shuffle": lambda base: {"window": 2},
-    "masked": lambda base: {"plan_options": {"steps": 10}},
+    "masked": lambda base: {},
 }
+STEPS = {"random": 16, "masked": 10}  # calls of plans that choose them
 COLUMNS = {
     "name": "order",
     "parameters": "parameters",
@@ -108,6 +110,7 @@ def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> Frozen
     base = settings.generator
     base.update(plan=plan, plan_options={})
     base.update(PLANS[plan](base.to_dict()))
+    settings.train.generator.sampling = {"steps": STEPS[plan]} if plan in STEPS else {}
     return FrozenConfigDict(settings)
 
 
@@ -143,13 +146,12 @@ def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenCon
 def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """Returns what training came to."""
     found, generator = training(workdir, "val/nats_per_image"), load_generator(workdir).module
-    plan = generator.decoding_plan or generator.plan
     return {
         "parameters": parameters(settings),
         "nats_per_image": round(found["curve"][-1][1], 2),
         # Orders that are drawn, or chosen: the likelihood is that of one code a call, and only bounded.
-        "is_bound": generator.plan.by_sample or generator.plan.masked,
-        "calls": plan.calls,
+        "is_bound": generator.likelihood == "bound",
+        "calls": network_calls(generator, choices(settings)),
         **found,
     }
 
@@ -159,7 +161,7 @@ def time_decoding(out: Path, settings: dict, args) -> dict[str, dict[str, float]
     jobs = {}
     for plan, own in settings.items():
         run = load_generator(out / plan)
-        params = decoding_params(run.params, run.module.dtype)
+        params = jax.device_put(run.params)
         for batch in BATCHES:
             jobs[plan, f"images_per_second_{batch}"] = job(run.module, params, own, batch)
         jobs[plan, "images_per_second_1_unguided"] = job(run.module, params, own, 1, Guidance())
@@ -167,7 +169,7 @@ def time_decoding(out: Path, settings: dict, args) -> dict[str, dict[str, float]
     if args.size_b:
         for plan, own in settings.items():  # one after another: each takes half a gigabyte
             generator = at_size_b(own)
-            params = decoding_params(jax.jit(generator.init_params)(jax.random.key(0)))
+            params = jax.jit(generator.init_params)(jax.random.key(0))
             alone = {(plan, "images_per_second_b"): job(generator, params, own, 1)}
             speeds |= in_turns(alone, args.seconds)
     return {plan: {k: v for (p, k), v in speeds.items() if p == plan} for plan in settings}
@@ -187,14 +189,14 @@ def job(
 ) -> Job:
     """Returns the decoding of `batch` images; with the run's guidance by default."""
     cond = {"label": jnp.arange(batch) % generator.conditioner.num_classes}
-    own, filters = choices(settings)
-    guidance = own if guidance is None else guidance
+    sampling = choices(settings)
+    if guidance is not None:
+        sampling = dataclasses.replace(sampling, guidance=guidance)
+    ids = jnp.arange(batch)
+    draw = jax.jit(lambda params, key: draw_latents(generator, params, cond, key, ids, sampling))
 
     def once(number: int) -> None:
-        key = jax.random.key(number)
-        jax.block_until_ready(
-            generate(generator, params, cond, key, guidance=guidance, filters=filters)
-        )
+        jax.block_until_ready(draw(params, jax.random.key(number)))
 
     return once, batch
 

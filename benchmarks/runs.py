@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from imgen import config, encode
-from imgen.decoding import Filters, Guidance
+from imgen.decoding import Sampling, sampling_from
 from imgen.report import pixels
 from imgen.report.metrics_log import read_metrics
 from imgen.runs.trained import load_generator
@@ -50,13 +50,9 @@ def on_stored_latents(
     return settings
 
 
-def choices(settings) -> tuple[Guidance, Filters]:
+def choices(settings) -> Sampling:
     """Returns what a config's samples are drawn with."""
-    stage = settings.train.generator
-    return (
-        Guidance(**config.plain(stage.get("guidance", {}))),
-        Filters(**config.plain(stage.get("filters", {}))),
-    )
+    return sampling_from(config.plain(settings.train.generator))
 
 
 def training(workdir: Path, value: str) -> dict:
@@ -76,6 +72,6 @@ def draw(workdir: Path, settings, num: int) -> np.ndarray:
     run = load_generator(workdir)
     ids = jnp.arange(num)
     cond = {"label": ids % run.module.conditioner.num_classes}
-    draw_images = sampler(run.module, run.tokenizer, *choices(settings))
+    draw_images = sampler(run.module, run.tokenizer, choices(settings))
     images = draw_images(run.params, run.tokenizer_params, cond, jax.random.key(0), ids)
     return pixels.enlarge(pixels.grid(jax.device_get(images)))
