@@ -57,21 +57,20 @@ class SampleWriter:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
         self._archive.close()
         self._unfinished.replace(self._out / "samples.npz")
-        self._remove_others()
-
-    def _remove_others(self) -> None:
-        left = [
-            path
-            for path in self._out.iterdir()
-            if _NUMBERED.fullmatch(path.name) and int(path.stem) >= self._num
-        ]
-        for path in left:
-            path.unlink()
-        if left:
-            log.info("removed %d pictures of an earlier, larger set from %s", len(left), self._out)
+        remove_others(self._out, self._num)
 
     def __exit__(self, error_type, *_) -> None:
         if not self._rows.closed:
             self._rows.close()
         self._archive.close()
         self._unfinished.unlink(missing_ok=True)
+
+
+def remove_others(out: Path, num: int) -> None:
+    """Removes the numbered pictures of an earlier set that a set of `num` has not."""
+    paths = [path for path in out.iterdir() if _NUMBERED.fullmatch(path.name)]
+    left = [path for path in paths if int(path.stem) >= num]
+    for path in left:
+        path.unlink()
+    if left:
+        log.info("removed %d pictures of an earlier, larger set from %s", len(left), out)

@@ -230,7 +230,7 @@ def check_data(experiment: Experiment) -> None:
     if train.class_names != held_out.class_names:
         raise UserError(f"{train.name} and {held_out.name} have unlike classes: mend the folders")
     conditioner = experiment.model.conditioner
-    classes = getattr(conditioner, "num_classes", None)
+    classes = conditioner.num_classes if "label" in conditioner.inputs else None
     for source in (train, held_out):
         if classes is not None and source.num_classes != classes:
             raise UserError(
