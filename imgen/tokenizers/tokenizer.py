@@ -107,7 +107,7 @@ class Tokenizer(nn.Module):
 
 
 class QuantizedTokenizer(Tokenizer):
-    """A tokenizer whose `features` go through its `quantizer`, a field, and nothing else."""
+    """Sends its `features` through its `quantizer`, a field, and does nothing else to them."""
 
     @property
     def has_moments(self) -> bool:

@@ -122,7 +122,7 @@ class TokenizerTask(Task):
 
     @property
     def frozen_items(self) -> State:
-        """State that training carries along unchanged."""
+        """Returns what training carries along unchanged."""
         return {} if self.lpips_params is None else {"lpips": self.lpips_params}
 
     def parameter_notes(self, params: Any) -> dict[str, str]:
