@@ -1,5 +1,4 @@
-"""Errors that are told in a line: those that end a run on purpose (`imgen.runs.cli` turns them into exit statuses)
-and examples that are left out."""
+"""Errors that are told in a line: those that end a run on purpose, and examples that are left out."""
 
 import difflib
 from collections.abc import Sequence
