@@ -11,7 +11,7 @@ image, N entities, D width, C channels. Source: OliverRensu/xAR, models/xar.py a
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,14 +112,17 @@ def sample_from(
     null = jnp.arange(rows) >= batch
     cond = jax.tree.map(lambda x: jnp.concatenate([x] * (rows // batch)), cond)
     label = model.apply({"params": params}, cond, null, method="embed_condition")  # [R, D]
-    times, interval = solver.times(), sampling.guidance.interval or (0.0, 1.0)
-    at = model.apply({"params": params}, time_index(times), method="embed_time")  # [T + 1, D]
+    times = time_index(solver.times())
+    at = model.apply({"params": params}, times, method="embed_time")  # [T + 1, D]
     shape = (rows, entities.length, model.heads, model.width // model.heads)
     caches = [
         [KVCache(jnp.zeros(shape, model.dtype), jnp.zeros(shape, model.dtype)) for _ in stack]
         for stack in layers
     ]
     network = functools.partial(run, model, params, layers)
+    given = Given(
+        network, label, at, solver, sampling.guidance.interval or (0.0, 1.0), noise, batch
+    )
     drawn, first = [], 0
     kinds = zip(entities.sizes, (weight != 1).tolist(), strict=True)
     for (size, guided), group in itertools.groupby(kinds):
@@ -130,47 +133,68 @@ def sample_from(
         scanned = {
             "number": numbers.astype(np.int32),
             "start": entities.starts[numbers],
-            "positions": model.positions(tokens),  # [entities, n, H / 2]
+            "positions": model.rotary(tokens),  # [entities, n, H / 2]
             "weight": weight[numbers],
             "last": numbers == entities.count - 1,
         }
-
-        def draw(caches, entity, size=size, guided=guided, read=read):
-            forward = functools.partial(
-                network, positions=entity["positions"], start=entity["start"]
-            )
-            past = jax.tree.map(lambda rows: rows[:, : read - size].swapaxes(1, 2), caches)
-            ahead = jax.tree.map(lambda rows: rows[:batch], past)
-
-            def velocity(x: jax.Array, time: jax.Array) -> jax.Array:
-                return forward(x, time + label[:batch], ahead)[0]
-
-            def both(x: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array]:
-                v, _ = forward(jnp.concatenate([x, x]), time + label, past)
-                return v[:batch], v[batch:]
-
-            rule = flow.ProjectedGuidance(entity["weight"], interval) if guided else None
-            number = entity["number"]
-            x = flow.solve(
-                velocity,
-                noise(number, -1, size),
-                times,
-                solver.name,
-                inputs=at,
-                guidance=rule,
-                both=both,
-                noise=lambda step: noise(number, step, size),
-            )
-
-            def commit(caches):
-                clean = jnp.concatenate([x] * (rows // batch))
-                return forward(clean, at[-1] + label, caches, read=read)[1]
-
-            return jax.lax.cond(entity["last"], lambda c: c, commit, caches), x
-
+        draw = functools.partial(draw_entity, given, size, guided, read)
         caches, x = jax.lax.scan(draw, caches, scanned)  # x [entities, B, n, C]
         drawn.append(jnp.moveaxis(x, 0, 1).reshape(batch, -1, x.shape[-1]))
     return jnp.concatenate(drawn, axis=1)
+
+
+class Given(NamedTuple):
+    """What all entities share.
+
+    network: `run` on parameters.   label [R, D]: the class.   at [T + 1, D]: the solver's times, embedded.
+    solver, interval: of the sampling, guided at times between two.   noise: see `Noise`.   batch: B.
+    """
+
+    network: Callable[..., tuple[jax.Array, list]]
+    label: jax.Array
+    at: jax.Array
+    solver: flow.Solver
+    interval: tuple[float, float]
+    noise: Noise
+    batch: int
+
+
+def draw_entity(
+    given: Given, size: int, guided: bool, read: int, caches: list, entity: dict
+) -> tuple[list, jax.Array]:
+    """Returns the caches with an entity's keys and values, and its tokens [B, n, C]: a step of a scan.
+
+    size: n.   guided: whether its null is run.   read: rows of the caches that may be seen.
+    """
+    forward = functools.partial(given.network, positions=entity["positions"], start=entity["start"])
+    number, batch = entity["number"], given.batch
+    past = jax.tree.map(lambda rows: rows[:, : read - size].swapaxes(1, 2), caches)
+    ahead = jax.tree.map(lambda rows: rows[:batch], past)
+
+    def velocity(x: jax.Array, time: jax.Array) -> jax.Array:
+        return forward(x, time + given.label[:batch], ahead)[0]
+
+    def both(x: jax.Array, time: jax.Array) -> tuple[jax.Array, jax.Array]:
+        v, _ = forward(jnp.concatenate([x, x]), time + given.label, past)
+        return v[:batch], v[batch:]
+
+    rule = flow.ProjectedGuidance(entity["weight"], given.interval) if guided else None
+    x = flow.solve(
+        velocity,
+        given.noise(number, -1, size),
+        given.solver.times(),
+        given.solver.name,
+        inputs=given.at,
+        guidance=rule,
+        both=both,
+        noise=lambda step: given.noise(number, step, size),
+    )
+
+    def commit(caches):
+        clean = jnp.concatenate([x] * (len(given.label) // batch))
+        return forward(clean, given.at[-1] + given.label, caches, read=read)[1]
+
+    return jax.lax.cond(entity["last"], lambda c: c, commit, caches), x
 
 
 def run(

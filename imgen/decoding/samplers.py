@@ -79,7 +79,7 @@ class Masked:
     def check(self, model, sampling: Sampling) -> None:
         model.head.check(sampling.filters)
         cached.solver_of(model, sampling)
-        if self.dialect.confidence == "logit" and len(model.head.out_shape) != 1:
+        if self.dialect.confidence == "logit" and model.head.code_shape:
             raise UserError("this method takes the logit of a code: it needs a categorical head")
         self.calls(model, sampling)
 

@@ -1,5 +1,6 @@
 """From a config's settings to a model of latents."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,20 +31,24 @@ from imgen.nn.stack import check_remat
 
 
 class Order(NamedTuple):
-    """plan: (grid, num_cond, options) -> Plan.   scheme: key of SCHEMES.   window: side of the windows."""
+    """plan: (grid, num_cond, options) -> Plan.   schemes: keys of SCHEMES that go with it, its own first.
+    window: side of the windows."""
 
     plan: Callable[..., Plan]
-    scheme: str = "fixed"
+    schemes: tuple[str, ...] = ("fixed",)
     window: int = 1
 
 
+ANY_ORDER = ("fixed", "random", "annealed")  # of plans that read each code before its slot
+
+
 PLANS = {
-    "raster": Order(raster),
+    "raster": Order(raster, ANY_ORDER),
     "nar": Order(next_neighbour),
     "par": Order(parallel_groups),
-    "random": Order(random_order, "random"),
-    "masked": Order(masked, "masked"),
-    "token_shuffle": Order(raster, window=2),
+    "random": Order(random_order, ("random",)),
+    "masked": Order(masked, ("masked",)),
+    "token_shuffle": Order(raster, ANY_ORDER, window=2),
 }
 # No plan, but the same choice: Instella's diffusion over all bits at once.
 BIT_DIFFUSION = "bit_diffusion"
@@ -104,29 +109,31 @@ def make_generator(
     if plan not in PLANS:
         raise UserError(f"generator.plan {plan!r} is none of {', '.join((*PLANS, BIT_DIFFUSION))}")
     order = PLANS[plan]
-    scheme = scheme or order.scheme
+    scheme = scheme or order.schemes[0]
     if scheme not in SCHEMES:
         raise UserError(f"generator.scheme {scheme!r} is none of {', '.join(SCHEMES)}")
+    if scheme not in order.schemes:
+        raise UserError(f"plan {plan} goes with scheme {' or '.join(order.schemes)}, not {scheme}")
+    conditioner = _conditioner(conditioning, width, arguments)
+    window = order.window if window is None else window
+    slots = dict(grid=coarse_grid(spec.grid, window), num_cond=conditioner.num_slots)
+    around = (window, shuffle_blocks, lexinvariant)
     return construct(
         plan_model, arguments, "generator",
-        spec=spec, order=order, plan_options=plan_options, width=width,
+        spec=spec, conditioner=conditioner, width=width,
+        plan=construct(order.plan, plan_options, "generator.plan_options", **slots),
         scheme=construct(SCHEMES[scheme], scheme_options or {}, "generator.scheme_options"),
-        conditioner=_conditioner(conditioning, width, arguments),
-        head=(head, head_options or {}), lexinvariant=lexinvariant,
-        windows=(order.window if window is None else window, shuffle_blocks),
+        head=functools.partial(_head, spec, head, head_options or {}, *around),
     )  # fmt: skip
 
 
 def plan_model(
     *,
     spec: LatentSpec,
-    order: Order,
-    plan_options: dict,
+    plan: Plan,
     scheme,
     conditioner,
-    head: tuple[str | None, dict],
-    windows: tuple[int, int],
-    lexinvariant: float | None,
+    head: Callable[..., Head],
     width: int,
     depth: int | None = None,
     heads: int | None = None,
@@ -150,7 +157,7 @@ def plan_model(
     remat: str = "none",
     dtype=jnp.float32,
 ) -> Generator:
-    """Returns a Generator.
+    """Returns a Generator.   head: fields of `Head` -> the head.
 
     depth: blocks below the first exit; exit h follows depth + h blocks (NAR's nested heads).
     hidden: feed-forward width, by default Llama's rule.   backbone: "transformer" or a key of BACKBONES,
@@ -162,29 +169,17 @@ def plan_model(
     check_position(position, cond_rope)
     check_remat(remat)
     shared = dict(init_std=init_std, dtype=dtype)
-    plain_exits = modulation != "none" or backbone != "transformer"
-    slots = dict(grid=coarse_grid(spec.grid, windows[0]), num_cond=conditioner.num_slots)
-    plan = construct(order.plan, plan_options, "generator.plan_options", **slots)
-    made = make_head(
-        spec, *head,
-        hidden=width, exits=plan.heads, norm_eps=None if plain_exits else norm_eps, **shared,
+    norms = norm_eps if (modulation, backbone) == ("none", "transformer") else None
+    made = head(hidden=width, exits=plan.heads, norm_eps=norms, **shared)
+    inner = 0.0 if drop_path else dropout
+    block = dict(
+        heads=heads, hidden=hidden or swiglu_hidden(width), kv_heads=kv_heads, ffn=ffn, norm=norm,
+        norm_eps=norm_eps, qk_norm=qk_norm, use_bias=use_bias, modulated=modulation != "none",
+        attention_dropout=attention_dropout, residual_dropout=inner, ffn_dropout=inner,
+        drop_path=drop_path, **shared,
     )  # fmt: skip
-    made = _around(made, windows, lexinvariant)
     if backbone == "transformer":
-        if depth is None or heads is None:
-            raise UserError("generator lacks depth or heads of its transformer")
-        if width % heads:
-            raise UserError(f"generator width {width} is not divisible by {heads} heads")
-        inner = 0.0 if drop_path else dropout
-        block = BlockSpec(
-            heads, hidden or swiglu_hidden(width), kv_heads, ffn, norm, norm_eps, qk_norm, use_bias,
-            modulated=modulation != "none",
-            position_rows=plan.num_cond + plan.positions if position == "block" else 0,
-            attention_dropout=attention_dropout, residual_dropout=inner, ffn_dropout=inner,
-            drop_path=drop_path, **shared,
-        )  # fmt: skip
-        depths = tuple(depth + h for h in range(plan.heads))
-        network = Transformer(block, depths, remat, modulation != "none")
+        network = _transformer(plan, width, depth, remat, position, **block)
     else:
         given = dict(dropout=dropout, remat=remat, dtype=dtype)
         network, position = _network(backbone, plan, given, backbone_options or {}), "block"
@@ -194,19 +189,35 @@ def plan_model(
     )  # fmt: skip
 
 
-def _around(head: Head, windows: tuple[int, int], lexinvariant: float | None) -> Head:
-    """A head with what is put around it."""
-    window, blocks = windows
+def _transformer(
+    plan: Plan, width: int, depth: int | None, remat: str, position: str, **block
+) -> Transformer:
+    """The transformer of a plan, of blocks with these fields of `BlockSpec`. Raises UserError."""
+    if depth is None or block["heads"] is None:
+        raise UserError("generator lacks depth or heads of its transformer")
+    if width % block["heads"]:
+        raise UserError(f"generator width {width} is not divisible by {block['heads']} heads")
+    rows = plan.num_cond + plan.positions if position == "block" else 0
+    depths = tuple(depth + h for h in range(plan.heads))
+    return Transformer(BlockSpec(position_rows=rows, **block), depths, remat, block["modulated"])
+
+
+def _head(
+    spec: LatentSpec,
+    name: str | None,
+    options: dict,
+    window: int,
+    blocks: int,
+    lexinvariant: float | None,
+    **fields,
+) -> Head:
+    """The head of a name and options, with what is put around it; fields: of `Head`."""
+    head = make_head(spec, name, options, **fields)
     if lexinvariant is not None:
         if window > 1:
             raise UserError("lexinvariant vectors have a categorical head and no windows")
         return make_lexinvariant(head, lexinvariant)
-    if window == 1:
-        return head
-    fields = dict(hidden=head.hidden, exits=head.exits, norm_eps=head.norm_eps)
-    return WindowHead(
-        inner=head, window=window, blocks=blocks, init_std=head.init_std, dtype=head.dtype, **fields
-    )
+    return head if window == 1 else WindowHead(inner=head, window=window, blocks=blocks, **fields)
 
 
 def _network(backbone: str, plan: Plan, given: dict, options: dict) -> FullAttention:

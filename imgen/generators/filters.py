@@ -26,10 +26,8 @@ class Filters:
     choice_temperature: float = 4.5  # MaskGIT
 
     def __post_init__(self):
-        if (
-            min(self.temperature, self.top_k, self.choice_temperature) < 0
-            or not 0 < self.top_p <= 1
-        ):
+        numbers = (self.temperature, self.top_k, self.choice_temperature)
+        if not all(0 <= number < float("inf") for number in numbers) or not 0 < self.top_p <= 1:
             raise UserError(
                 f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}, "
                 f"choice_temperature {self.choice_temperature}: top_p must be in (0, 1], the others 0 or more"
@@ -62,7 +60,10 @@ def draw(logits: jax.Array, uniform: jax.Array, filters: Filters) -> jax.Array:
     cumulative = jnp.cumsum(jax.nn.softmax(filter_logits(logits, filters), axis=-1), axis=-1)
     target = uniform[..., None] * cumulative[..., -1:]
     code = jnp.sum(cumulative <= target, axis=-1)
-    return jnp.minimum(code, logits.shape[-1] - 1).astype(jnp.int32)
+    last = jnp.sum(
+        cumulative < cumulative[..., -1:], axis=-1
+    )  # that can be drawn: rounding reaches the end
+    return jnp.minimum(code, last).astype(jnp.int32)
 
 
 def check_temperature_only(filters: Filters, latents: str) -> None:

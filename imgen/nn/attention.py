@@ -25,6 +25,16 @@ class KVCache(NamedTuple):
     k: jax.Array
     v: jax.Array
 
+    def written(self, k: jax.Array, v: jax.Array, start: jax.Array | int) -> "KVCache":
+        """Returns the cache with new keys and values [B, T, kv_heads, H] in its rows from `start` on."""
+        pairs = ((self.k, k), (self.v, v))
+        return KVCache(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(rows, new.astype(rows.dtype), start, axis=1)
+                for rows, new in pairs
+            )
+        )
+
 
 def attend(
     q: jax.Array,  # [B, T, N, H]
@@ -147,6 +157,33 @@ class Attention(nn.Module):
         write=False: the cache is left as it is; the T tokens see its rows [0, start) and each other, whatever
             `visible` says. Neither grouped heads nor a context or padding go with it.
         """
+        width = x.shape[-1]
+        q, k, v = self.project(x, positions, context)
+        if cache is not None and not write:
+            out = attend_beside(q, cache, start, k, v)
+        else:
+            if cache is not None:
+                cache = cache.written(k, v, start)
+                k, v = cache.k[:, :read], cache.v[:, :read]
+            if self.dropout > 0 and self.has_rng("dropout"):
+                rng = self.make_rng("dropout")
+                out = attend_with_dropout(q, k, v, visible, key_valid, rng, self.dropout)
+            else:
+                out = attend(q, k, v, visible, key_valid)
+        out = nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            use_bias=self.use_bias if self.out_bias is None else self.out_bias,
+            dtype=self.dtype,
+            kernel_init=kernel_init(self.init_std),
+            name="out",
+        )(out)
+        return Dropout(self.dropout)(out), cache
+
+    def project(
+        self, x: jax.Array, positions: SlotPositions, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns queries [B, T, N, H], keys and values [B, C + T, Nkv, H], normed and rotated."""
         batch, length, width = x.shape
         kv_heads = self.kv_heads or self.heads
         group, head_dim = self.heads // kv_heads, width // self.heads
@@ -173,30 +210,4 @@ class Attention(nn.Module):
             q = rotate(q, positions.cos, positions.sin)
             rotated = rotate(k[:, before:], positions.cos, positions.sin)
             k = jnp.concatenate([k[:, :before], rotated], axis=1) if before else rotated
-        if cache is not None and not write:
-            out = attend_beside(q, cache, start, k, v)
-        else:
-            if cache is not None:
-                cache = KVCache(
-                    *(
-                        jax.lax.dynamic_update_slice_in_dim(
-                            rows, new.astype(rows.dtype), start, axis=1
-                        )
-                        for rows, new in ((cache.k, k), (cache.v, v))
-                    )
-                )
-                k, v = cache.k[:, :read], cache.v[:, :read]
-            if self.dropout > 0 and self.has_rng("dropout"):
-                rng = self.make_rng("dropout")
-                out = attend_with_dropout(q, k, v, visible, key_valid, rng, self.dropout)
-            else:
-                out = attend(q, k, v, visible, key_valid)
-        out = nn.DenseGeneral(
-            width,
-            axis=(-2, -1),
-            use_bias=self.use_bias if self.out_bias is None else self.out_bias,
-            dtype=self.dtype,
-            kernel_init=kernel_init(self.init_std),
-            name="out",
-        )(out)
-        return Dropout(self.dropout)(out), cache
+        return q, k, v
