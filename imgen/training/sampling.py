@@ -38,7 +38,8 @@ def sample_set(
         own = batch_size // jax.process_count()
         for start in range(0, len(conditions), batch_size):
             ids = start + own * jax.process_index() + np.arange(own)
-            cond, own_ids = to_global((conditions.rows(ids), ids), sharding)
+            cond = to_global({**conditions.rows(ids), "id": ids}, sharding)
+            own_ids = cond.pop("id")
             drawn = draw(params, tokenizer_params, cond, key, own_ids)
             yield local_rows(drawn), (ids < len(conditions)).astype(np.float32)
 

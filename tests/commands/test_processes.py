@@ -131,3 +131,20 @@ def test_a_mistake_that_one_process_meets_ends_both(tmp_path):
     assert 2 in [process.returncode for process in pair]
     assert 0 not in [process.returncode for process in pair]
     assert time.monotonic() - began < 90
+
+
+def test_processes_with_unlike_configs_all_say_so(tmp_path):
+    """Before anything is built; where each finds its data may differ."""
+    common = ["--config", "configs/quickstart.py:smoke", "--workdir", str(tmp_path / "run")]
+    port = free_port()
+    own = (
+        ["--config.data.num_workers=1"],
+        ["--config.train.generator.optimizer.learning_rate=0.5"],
+    )
+    pair = [start(i, port, *common, *own[i]) for i in (0, 1)]
+    output = [process.communicate(timeout=200)[0] for process in pair]
+    assert [process.returncode for process in pair] == [2, 2], output
+    for text in output:
+        (line,) = (line for line in text.splitlines() if line.startswith("imgen: error:"))
+        assert "train.generator.optimizer.learning_rate=0.003, process 1 0.5" in line
+    assert not (tmp_path / "run" / "config.json").exists()
