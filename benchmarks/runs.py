@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from imgen import config, encode
-from imgen.decoding import Filters, Guidance
+from imgen import encode
 from imgen.report import pixels
 from imgen.report.metrics_log import read_metrics
-from imgen.runs.trained import load_generator
+from imgen.runs.run import Run
 from imgen.training.generator_task import sampler
 
 
@@ -50,18 +49,9 @@ def on_stored_latents(
     return settings
 
 
-def choices(settings) -> tuple[Guidance, Filters]:
-    """Returns what a config's samples are drawn with."""
-    stage = settings.train.generator
-    return (
-        Guidance(**config.plain(stage.get("guidance", {}))),
-        Filters(**config.plain(stage.get("filters", {}))),
-    )
-
-
-def training(workdir: Path, value: str) -> dict:
+def training(run: Run, value: str) -> dict:
     """Returns what metrics.jsonl says for a generator's row: steps, speed, the curve of a held-out value."""
-    rows = read_metrics(workdir / "metrics.jsonl")
+    rows = read_metrics(run.workdir / "metrics.jsonl")
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return {
         "steps": rows[-1]["step"],
@@ -71,11 +61,11 @@ def training(workdir: Path, value: str) -> dict:
     }
 
 
-def draw(workdir: Path, settings, num: int) -> np.ndarray:
+def draw(run: Run, num: int) -> np.ndarray:
     """Returns a grid of samples, classes in turn."""
-    run = load_generator(workdir)
+    trained = run.generator()
     ids = jnp.arange(num)
-    cond = {"label": ids % run.module.conditioner.num_classes}
-    draw_images = sampler(run.module, run.tokenizer, *choices(settings))
-    images = draw_images(run.params, run.tokenizer_params, cond, jax.random.key(0), ids)
+    cond = {"label": ids % trained.module.conditioner.num_classes}
+    draw_images = sampler(trained.module, trained.tokenizer, *run.sampling())
+    images = draw_images(trained.params, trained.tokenizer_params, cond, jax.random.key(0), ids)
     return pixels.enlarge(pixels.grid(jax.device_get(images)))

@@ -18,7 +18,7 @@ from imgen.generators import PLANS
 from imgen.generators.orders import raster
 from imgen.generators.plan import Plan
 from imgen.latents import LatentSpec, height_width
-from imgen.tokenizers import TOKENIZERS
+from imgen.tokenizers import TOKENIZERS, Tokenizer
 from imgen.training.optim import SCALINGS
 
 
@@ -32,12 +32,14 @@ def spiral(grid: tuple[int, int], num_cond: int = 1) -> Plan:
     return raster(grid, num_cond, np.array(order))
 
 
-class Palette(nn.Module):
+class Palette(Tokenizer):
     """A tokenizer: each patch is the nearest of a few colours, which are learned."""
 
     patch: int = 8
     colours: int = 8
     dtype: Any = jnp.float32
+
+    sharding = ((r"palette$", ()),)  # on every device
 
     def setup(self):
         self.palette = self.param("palette", nn.initializers.uniform(2.0), (self.colours, 3))
@@ -56,7 +58,7 @@ class Palette(nn.Module):
     def decode(self, latents: jax.Array) -> jax.Array:
         return (self.palette - 1)[latents].repeat(self.patch, 1).repeat(self.patch, 2)
 
-    def __call__(self, images: jax.Array, rng: jax.Array | None = None) -> dict[str, Any]:
+    def __call__(self, images: jax.Array, rng: Any = None, teacher: Any = None) -> dict[str, Any]:
         latents = self.encode(images)
         return {"latents": latents, "losses": {}, "stats": {}, "recon": self.decode(latents)}
 
