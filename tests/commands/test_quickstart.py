@@ -16,6 +16,7 @@ from imgen import encode, evaluate, sample, train
 from imgen.report.metrics_log import read_metrics
 from imgen.runs import cli
 from tests.evaluation.toy_network import untrained_weights
+from tests.report import reading
 from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
 
 QUICK = "configs/quickstart.py:smoke"
