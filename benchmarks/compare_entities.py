@@ -27,8 +27,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from benchmarks.comparison import Comparison, Job, chosen, in_turns
 from benchmarks.runs import draw, on_stored_latents, store_latents, training
 from imgen import config
-from imgen.decoding import draw_latents
-from imgen.generators import XAR
+from imgen.decoding import draw_latents, network_calls
+from imgen.decoding.cached import solver_of
 from imgen.report.charts import chart
 from imgen.runs import cli, held_out
 from imgen.runs.experiment import Experiment
@@ -101,6 +101,8 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
         ),
         guidance=dict(scale=2.0, schedule="linear"),
     )  # fmt: skip
+    which = "solver_steps" if name.startswith("raster") else "steps"
+    settings.train.generator.sampling = {which: args.solver_steps}
     base = Experiment.build(run)
     classes = dict(name="class", num_classes=base.data.train.num_classes)
     size = dict(width=128, heads=4, conditioning=classes, dropout=0.0)
@@ -108,7 +110,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
         head = name.removeprefix("raster_")
         settings.generator = dict(
             plan="raster", plan_options={}, head=head,
-            head_options=dict(width=256, depth=3, steps=args.solver_steps),
+            head_options=dict(width=256, depth=3),
             depth=4, hidden=344, cond_rope="identity", **size,
         )  # fmt: skip
     else:
@@ -120,20 +122,20 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
         }
         settings.generator = dict(
             name="xar", entity=name, entity_options=options.get(name, {}), depth=(2, 2),
-            solver="euler_maruyama", steps=args.solver_steps, **size,
+            **size,
         )  # fmt: skip
     return FrozenConfigDict(settings)
 
 
 def quality(run: Run) -> dict:
     """Returns what training came to, on as many held-out images as it was evaluated on."""
-    settings, model = run.experiment.settings, run.experiment.model
+    settings, model, sampling = run.experiment.settings, run.experiment.model, run.sampling()
     on = held_out.HeldOut(run.workdir, run.experiment.data.limit("eval"))
-    if isinstance(model, XAR):
-        entities, evaluations = model.entities.count, model.evaluations
-    else:
+    if "plan" in settings.generator:  # the MLP's, not the transformer's
         entities = model.plan.positions
-        evaluations = entities * model.coding.evaluations
+        evaluations = entities * solver_of(model, sampling).evaluations
+    else:
+        entities, evaluations = model.entities.count, network_calls(model, sampling)
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(run.experiment.model_shapes())),
         "entities": entities,
@@ -145,14 +147,9 @@ def quality(run: Run) -> dict:
 
 def job(run: Run) -> Job:
     """Returns the drawing of BATCH images' latents."""
-    model, ids = run.experiment.model, jnp.arange(BATCH)
-    guidance, filters = run.sampling()
+    model, ids, sampling = run.experiment.model, jnp.arange(BATCH), run.sampling()
     cond = {"label": ids % model.conditioner.num_classes}
-    sample = jax.jit(
-        lambda params, key: draw_latents(
-            model, params, cond, key, ids, guidance=guidance, filters=filters
-        )
-    )
+    sample = jax.jit(lambda params, key: draw_latents(model, params, cond, key, ids, sampling))
     params = jax.device_put(run.generator().params)
 
     def once(number: int) -> None:

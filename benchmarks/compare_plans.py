@@ -14,6 +14,7 @@ medians. Small models fit in a CPU's cache, where a call costs by the code; so o
 timed at LlamaGen-B's size (NAR-B, ...), with fresh parameters, where a call costs the reading of the weights.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from benchmarks.comparison import Comparison, Job, chosen, in_turns
 from benchmarks.runs import draw, on_stored_latents, store_latents, training
 from imgen import config
-from imgen.decoding import Filters, Guidance, decoding_params, generate
+from imgen.decoding import Guidance, Sampling, draw_latents, network_calls
 from imgen.errors import UserError
 from imgen.generators.presets import LLAMAGEN
 from imgen.report.charts import chart
@@ -38,10 +39,11 @@ PLANS: dict[str, Callable[[dict], dict]] = {
     "raster": lambda base: {},
     "nar": lambda base: {"depth": base["depth"] - 1},
     "par": lambda base: {"plan_options": {"groups": 4}},
-    "random": lambda base: {"decoding": {"steps": 16}},
+    "random": lambda base: {},
     "token_shuffle": lambda base: {"window": 2},
-    "masked": lambda base: {"plan_options": {"steps": 10}},
+    "masked": lambda base: {},
 }
+STEPS = {"random": 16, "masked": 10}  # calls of plans that choose them
 COLUMNS = {
     "name": "order",
     "parameters": "parameters",
@@ -108,6 +110,7 @@ def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> Frozen
     base = settings.generator
     base.update(plan=plan, plan_options={})
     base.update(PLANS[plan](base.to_dict()))
+    settings.train.generator.sampling = {"steps": STEPS[plan]} if plan in STEPS else {}
     return FrozenConfigDict(settings)
 
 
@@ -144,14 +147,13 @@ def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenCon
 
 def quality(run: Run) -> dict:
     """Returns what training came to."""
-    found, generator = training(run, "val/nats_per_image"), run.experiment.model
-    plan = generator.decoding_plan or generator.plan
+    found, model = training(run, "val/nats_per_image"), run.experiment.model
     return {
         "parameters": count(run.experiment.model_shapes()),
         "nats_per_image": round(found["curve"][-1][1], 2),
         # Orders that are drawn, or chosen: the likelihood is that of one code a call, and only bounded.
-        "is_bound": generator.plan.by_sample or generator.plan.masked,
-        "calls": plan.calls,
+        "is_bound": model.likelihood == "bound",
+        "calls": network_calls(model, run.sampling()),
         **found,
     }
 
@@ -160,19 +162,19 @@ def time_decoding(runs: dict[str, Run], args) -> dict[str, dict[str, float]]:
     """Returns images a second of each plan: the trained models at BATCHES, models of size B one at a time."""
     jobs = {}
     for plan, run in runs.items():
-        model, (guidance, filters) = run.experiment.model, run.sampling()
-        params = decoding_params(run.generator().params, model.dtype)
+        model, sampling = run.experiment.model, run.sampling()
+        unguided = dataclasses.replace(sampling, guidance=Guidance())
+        params = jax.device_put(run.generator().params)
         for batch in BATCHES:
-            jobs[plan, f"images_per_second_{batch}"] = job(model, params, guidance, filters, batch)
-        unguided = job(model, params, Guidance(), filters, 1)
-        jobs[plan, "images_per_second_1_unguided"] = unguided
+            jobs[plan, f"images_per_second_{batch}"] = job(model, params, sampling, batch)
+        jobs[plan, "images_per_second_1_unguided"] = job(model, params, unguided, 1)
     speeds = in_turns(jobs, args.seconds)
     if args.size_b:
         for plan, run in runs.items():  # one after another: each takes half a gigabyte
             model = at_size_b(run.experiment.settings)
-            params = decoding_params(jax.jit(model.init_params)(jax.random.key(0)))
-            alone = job(model, params, *run.sampling(), 1)
-            speeds |= in_turns({(plan, "images_per_second_b"): alone}, args.seconds)
+            params = jax.jit(model.init_params)(jax.random.key(0))
+            alone = {(plan, "images_per_second_b"): job(model, params, run.sampling(), 1)}
+            speeds |= in_turns(alone, args.seconds)
     return {plan: {k: v for (p, k), v in speeds.items() if p == plan} for plan in runs}
 
 
@@ -184,15 +186,14 @@ def at_size_b(settings: FrozenConfigDict):
     return Experiment.build(FrozenConfigDict(larger)).model
 
 
-def job(model, params, guidance: Guidance, filters: Filters, batch: int) -> Job:
+def job(model, params, sampling: Sampling, batch: int) -> Job:
     """Returns the decoding of `batch` images."""
-    cond = {"label": jnp.arange(batch) % model.conditioner.num_classes}
+    ids = jnp.arange(batch)
+    cond = {"label": ids % model.conditioner.num_classes}
+    draw = jax.jit(lambda params, key: draw_latents(model, params, cond, key, ids, sampling))
 
     def once(number: int) -> None:
-        key = jax.random.key(number)
-        jax.block_until_ready(
-            generate(model, params, cond, key, guidance=guidance, filters=filters)
-        )
+        jax.block_until_ready(draw(params, jax.random.key(number)))
 
     return once, batch
 

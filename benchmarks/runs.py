@@ -66,6 +66,6 @@ def draw(run: Run, num: int) -> np.ndarray:
     trained = run.generator()
     ids = jnp.arange(num)
     cond = {"label": ids % trained.module.conditioner.num_classes}
-    draw_images = sampler(trained.module, trained.tokenizer, *run.sampling())
+    draw_images = sampler(trained.module, trained.tokenizer, run.sampling())
     images = draw_images(trained.params, trained.tokenizer_params, cond, jax.random.key(0), ids)
     return pixels.enlarge(pixels.grid(jax.device_get(images)))

@@ -59,5 +59,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.generator.update(ELM[size.upper()], remat="dots")
         stage.update(steps=EPOCHS * (IMAGES // BATCH_SIZE), batch_size=BATCH_SIZE)
     if "masked" in options:
-        config.generator.update(plan="masked", plan_options=dict(steps=10))
+        config.generator.update(plan="masked", scheme_options=dict(ratio="steps", steps=10))
+        stage.sampling = dict(steps=10)
     return config

@@ -26,8 +26,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     size, smoke = chosen[0].removeprefix("randar_"), "smoke" in parts
     config = base(f"llamagen_{size}" + (",smoke" if smoke else ""))
     config.generator.plan = "random"
-    config.generator.decoding = dict(steps=8 if smoke else 88)
     stage = config.train.generator
+    stage.sampling = dict(steps=8 if smoke else 88)
     stage.guidance = dict(scale=4.0, start=1.0, schedule="linear_before")
     stage.optimizer.learning_rate = 4e-4
     stage.optimizer.skip_norm = 10.0

@@ -43,8 +43,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         conditioning=config.generator.conditioning,
         **XAR[size.upper()],
         dropout=0.1,
-        solver="euler_maruyama",
-        steps=steps,
         remat="full" if size == "h" else "none",
         dtype="bfloat16",
     )
@@ -66,13 +64,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
         ),
     )
     stage.guidance = dict(scale=guidance, schedule="linear")
+    stage.sampling = dict(solver="euler_maruyama", steps=steps)
     if smoke:
         config.tokenizer = dict(
             name="kl", patch=4, ch=16, ch_mult=(1,), num_res_blocks=1, groups=4, z_channels=4,
             embed_dim=4, encoder_attention_levels=(),
         )  # fmt: skip
         config.data.flip = True
-        config.generator.update(width=32, depth=(1, 1), heads=2, steps=3, dtype="float32")
+        config.generator.update(width=32, depth=(1, 1), heads=2, dtype="float32")
+        stage.sampling.steps = 3
         config.generator.entity_options.side = 4
     else:
         config.tokenizer = dict(name="kl16", dtype="bfloat16")

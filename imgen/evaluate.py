@@ -43,6 +43,7 @@ from typing import Any
 import jax
 
 from imgen import config
+from imgen.conditioning.conditions import LABELS
 from imgen.errors import UserError
 from imgen.evaluation.networks.registry import FEATURES
 from imgen.evaluation.prompts import replay
@@ -55,7 +56,6 @@ from imgen.runs import held_out as run_metrics
 from imgen.runs import measuring as distribution
 from imgen.runs import sampling as drawing
 from imgen.runs.measured_images import Request
-from imgen.training.sampling import LABELS
 
 log = logging.getLogger("imgen.evaluate")
 OF_DETECTIONS = ("detector", "prompt_rewrite")  # flags that go with --detections only

@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from imgen.conditioning.conditions import chosen_labels
 from imgen.errors import UserError
 from imgen.evaluation.images import sample_files
 from imgen.parallel import prefetch
@@ -31,7 +32,7 @@ from imgen.runs import sampling as drawing
 from imgen.runs.run import Run
 from imgen.training.generator_task import sampler
 from imgen.training.reconstructions import reconstructor, stripper
-from imgen.training.sampling import num_classes, sample_set
+from imgen.training.sampling import sample_set
 
 log = logging.getLogger("imgen.sample")
 
@@ -56,17 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "generator" not in experiment.stages:
         return _reconstruct(args, out)
 
-    run, guidance, filters = drawing.open_generator(
-        args.workdir, args.checkpoint, drawing.choices(args)
-    )
-    labels = np.resize(_labels(args.labels, run.module.conditioner), args.num).astype(np.int32)
+    run, sampling = drawing.open_generator(args.workdir, args.checkpoint, drawing.choices(args))
+    conditions = chosen_labels(run.module.conditioner, _labels(args.labels), args.num)
     mesh, began = make_mesh(), time.monotonic()
     progress = Progress("sample", args.num, noun="images")
     pixels, done = None, 0
     with jax.set_mesh(mesh), contextlib.closing(progress):
         params = jax.device_put((run.params, run.tokenizer_params), replicated(mesh))
         samples = sample_set(
-            sampler(run.module, run.tokenizer, guidance, filters), *params, labels,
+            sampler(run.module, run.tokenizer, sampling), *params, conditions,
             jax.random.key(args.seed), name="samples", size=(experiment.data.image_size,) * 2,
             sharding=batch_sharding(mesh),
         )  # fmt: skip
@@ -80,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             done += len(drawn)
             progress.update(done)
     images.save_png(out / "grid.png", images.enlarge(images.grid(pixels[:100])))
-    about = drawing.describe(run, guidance, filters) | {"seed": args.seed}
-    how = drawing.protocol(run, guidance, "chosen" if args.labels else "balanced")
+    about = drawing.describe(run, sampling) | {"seed": args.seed}
+    how = drawing.protocol(run, sampling, "chosen" if args.labels else "balanced")
     told = {sample_files.KEY: sample_files.drawn(how, about)}
-    np.savez(out / "samples.npz", pixels, labels=labels, **told)
+    np.savez(out / "samples.npz", pixels, labels=conditions.labels, **told)
     seconds = time.monotonic() - began
     log.info("%d images in %.1f s, compilation included: %s", args.num, seconds, out)
 
@@ -93,7 +92,7 @@ def _reconstruct(args, out: Path) -> None:
     opened = Run(args.workdir, args.checkpoint)
     run, data = opened.tokenizer(), opened.experiment.data
     tokenizer = run.module
-    idle = ["labels", "temperature", "top_k", "top_p"]
+    idle = ["labels", *(name for name in vars(drawing.Choices()) if name != "guidance")]
     idle += ["guidance"] if tokenizer.guidance_scale is None else []
     if given := [f"--{name}" for name in idle if getattr(args, name) is not None]:
         raise UserError(
@@ -134,19 +133,15 @@ def _reconstruct(args, out: Path) -> None:
     log.info("%d reconstructions: %s", len(recon), out)
 
 
-def _labels(text: str | None, conditioner) -> np.ndarray:
-    classes = num_classes(conditioner)
+def _labels(text: str | None) -> list[int] | None:
     if text is None:
-        return np.arange(classes)
+        return None
     try:
-        labels = np.array([int(label) for label in text.split(",")])
+        return [int(label) for label in text.split(",")]
     except ValueError:
         raise UserError(
             f"--labels {text!r}: whole numbers joined by commas are needed, e.g. 1,2,3"
         ) from None
-    if (labels < 0).any() or (labels >= classes).any():
-        raise UserError(f"--labels {text}: the run's classes are 0 to {classes - 1}")
-    return labels
 
 
 if __name__ == "__main__":

@@ -1,6 +1,13 @@
-"""What a generator is told: each conditioner turns its input into features [B, T, D] and a mask."""
+"""What a generator is told: each conditioner turns its inputs into a `Condition`."""
 
 from imgen.conditioning.conditioners import ClassLabels, LayerText, TextFeatures, TextTokens
+from imgen.conditioning.conditions import (
+    Condition,
+    Conditions,
+    Labels,
+    conditions_for,
+    sample_labels,
+)
 
 CONDITIONERS = {
     "class": ClassLabels,
@@ -8,3 +15,16 @@ CONDITIONERS = {
     "text_tokens": TextTokens,
     "layer_text": LayerText,
 }
+
+__all__ = [
+    "CONDITIONERS",
+    "ClassLabels",
+    "Condition",
+    "Conditions",
+    "Labels",
+    "LayerText",
+    "TextFeatures",
+    "TextTokens",
+    "conditions_for",
+    "sample_labels",
+]

@@ -1,35 +1,50 @@
-"""Class labels and text as condition slots, or as a context of every layer.
+"""Class labels and text as condition slots, as a context of every layer, or as a vector.
 
 A conditioner is called with its batch of inputs and `null` [B] bool: where it is set, the sample gets the
-null condition of classifier-free guidance. It returns the slots' embeddings [B, T, D] and which of them
-are real [B, T] bool, or None if all are. One with `context_slots` also has `context(cond, null)`: features
-[L, B, C, R] that layer l turns into keys and values, and which of them are real [B, C].
+null condition of classifier-free guidance. It returns a `Condition`.
 """
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgen.conditioning.conditions import Condition, Conditions, Labels, sample_labels
 from imgen.nn.mlp import normal_init
 
 
 class Conditioner(Protocol):
-    """num_slots condition slots made from the arrays that `inputs` names in a batch."""
+    """num_slots: condition slots.   inputs: names of the arrays of a batch that it takes.
+
+    gives: the fields of its `Condition` that are set, without those that say what is valid.
+    """
 
     num_slots: int
-    context_slots: int
     inputs: tuple[str, ...]
+    gives: tuple[str, ...]
 
     def example(self, batch: int) -> dict[str, jax.Array]:
-        """Inputs of the right shapes, to initialise with."""
+        """Returns inputs of the right shapes, to initialise with."""
 
-    def __call__(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array | None]: ...
+    def default_conditions(self, num: int, class_balance: str, seed: int) -> Conditions | None:
+        """Returns the conditions that pictures show and metrics draw; None where a model has none."""
+
+    def __call__(self, cond: dict, null: jax.Array) -> Condition: ...
+
+
+class NoDefaults:
+    """Of text there are no conditions by default."""
+
+    @nn.nowrap
+    def default_conditions(self, num: int, class_balance: str, seed: int) -> None:
+        return None
 
 
 class ClassLabels(nn.Module):
-    """One slot: a table row for each class and a last row for "no class". cond: {"label": [B] int}.
+    """A table row for each class and a last row for "no class", as a slot and as a vector.
+
+    cond: {"label": [B] int}.
 
     (LlamaGen `autoregressive/models/gpt.py`, as `TextFeatures`.)
     """
@@ -39,16 +54,20 @@ class ClassLabels(nn.Module):
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
-    num_slots = 1
-    context_slots = 0
-    inputs = ("label",)
+    num_slots: ClassVar[int] = 1
+    inputs: ClassVar[tuple[str, ...]] = ("label",)
+    gives: ClassVar[tuple[str, ...]] = ("slots", "vector")
+
+    @nn.nowrap
+    def default_conditions(self, num: int, class_balance: str, seed: int) -> Labels:
+        return Labels(sample_labels(num, self.num_classes, class_balance, seed))
 
     @nn.nowrap
     def example(self, batch: int) -> dict[str, jax.Array]:
         return {"label": jnp.zeros(batch, jnp.int32)}
 
     @nn.compact
-    def __call__(self, cond: dict, null: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, cond: dict, null: jax.Array) -> Condition:
         label = jnp.where(null, self.num_classes, cond["label"])
         table = nn.Embed(
             self.num_classes + 1,
@@ -57,10 +76,11 @@ class ClassLabels(nn.Module):
             embedding_init=normal_init(self.init_std),
             name="table",
         )
-        return table(label)[:, None, :], None
+        row = table(label)
+        return Condition(slots=row[:, None, :], vector=row)
 
 
-class TextFeatures(nn.Module):
+class TextFeatures(NoDefaults, nn.Module):
     """Left-padded text-encoder features through fc2(gelu_tanh(fc1 x)), without biases.
 
     cond: {"text": [B, T, C] float, "text_mask": [B, T], 1 on real tokens}. The null condition replaces
@@ -75,8 +95,8 @@ class TextFeatures(nn.Module):
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
-    context_slots = 0
-    inputs = ("text", "text_mask")
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_mask")
+    gives: ClassVar[tuple[str, ...]] = ("slots",)
 
     @nn.nowrap
     def example(self, batch: int) -> dict[str, jax.Array]:
@@ -87,7 +107,7 @@ class TextFeatures(nn.Module):
         }
 
     @nn.compact
-    def __call__(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, cond: dict, null: jax.Array) -> Condition:
         null_features = self.param(
             "null_features", normal_init(self.text_width**-0.5), (self.num_slots, self.text_width)
         )
@@ -107,10 +127,10 @@ class TextFeatures(nn.Module):
             kernel_init=normal_init(self.init_std),
             name="fc2",
         )(nn.gelu(h, approximate=True))
-        return h, cond["text_mask"].astype(bool)
+        return Condition(slots=h, valid=cond["text_mask"].astype(bool))
 
 
-class TextTokens(nn.Module):
+class TextTokens(NoDefaults, nn.Module):
     """A language model's tokens in the same sequence, left-padded; the last one starts the image.
 
     cond: {"tokens": [B, T] int, "text_mask": [B, T]}. The null condition keeps the last `system` tokens
@@ -124,8 +144,8 @@ class TextTokens(nn.Module):
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
-    context_slots = 0
-    inputs = ("tokens", "text_mask")
+    inputs: ClassVar[tuple[str, ...]] = ("tokens", "text_mask")
+    gives: ClassVar[tuple[str, ...]] = ("slots",)
 
     @nn.nowrap
     def example(self, batch: int) -> dict[str, jax.Array]:
@@ -133,7 +153,7 @@ class TextTokens(nn.Module):
         return {"tokens": jnp.zeros(shape, jnp.int32), "text_mask": jnp.ones(shape, jnp.int32)}
 
     @nn.compact
-    def __call__(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, cond: dict, null: jax.Array) -> Condition:
         table = nn.Embed(
             self.vocab,
             self.width,
@@ -143,15 +163,15 @@ class TextTokens(nn.Module):
         )
         is_system = jnp.arange(self.num_slots) >= self.num_slots - self.system
         mask = cond["text_mask"].astype(bool) & (is_system | ~null[:, None])
-        return table(cond["tokens"]), mask
+        return Condition(slots=table(cond["tokens"]), valid=mask)
 
 
-class LayerText(nn.Module):
+class LayerText(NoDefaults, nn.Module):
     """A language model's hidden states, one for each layer of the generator, and a learned first slot.
 
     cond: {"text": [B, L, C, R] float, left-padded, "text_mask": [B, C]}. The null condition is the empty
     text: nothing but the image is seen. (Instella-T2I: 16 layers of AMD-OLMo-1B, C 128, R 2048; a model
-    with fewer layers repeats its last.)
+    with fewer layers repeats its last.)   num_slots: 1, or 0 where the model has no sequence to start.
     """
 
     width: int
@@ -161,8 +181,10 @@ class LayerText(nn.Module):
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
-    num_slots = 1
-    inputs = ("text", "text_mask")
+    num_slots: int = 1
+
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_mask")
+    gives: ClassVar[tuple[str, ...]] = ("slots", "context")
 
     @nn.nowrap
     def example(self, batch: int) -> dict[str, jax.Array]:
@@ -172,11 +194,11 @@ class LayerText(nn.Module):
         }
 
     @nn.compact
-    def __call__(self, cond: dict, null: jax.Array) -> tuple[jax.Array, None]:
-        start = self.param("start", normal_init(self.init_std), (1, self.width))
-        return jnp.broadcast_to(start.astype(self.dtype), (len(null), 1, self.width)), None
-
-    @nn.nowrap
-    def context(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, cond: dict, null: jax.Array) -> Condition:
+        slots = None
+        if self.num_slots:
+            start = self.param("start", normal_init(self.init_std), (1, self.width))
+            slots = jnp.broadcast_to(start.astype(self.dtype), (len(null), 1, self.width))
         mask = cond["text_mask"].astype(bool) & ~null[:, None]
-        return jnp.moveaxis(cond["text"], 1, 0), mask
+        context = jnp.moveaxis(cond["text"], 1, 0)
+        return Condition(slots=slots, context=context, context_valid=mask)

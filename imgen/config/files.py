@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from imgen.config.overrides import override
+from imgen.config.upgrade import upgrade
 from imgen.errors import UserError, did_you_mean
 
 
@@ -60,7 +61,7 @@ def from_json(text: str) -> FrozenConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return FrozenConfigDict(tuples(json.loads(text)))
+    return FrozenConfigDict(tuples(upgrade(json.loads(text))))
 
 
 def read_config(workdir: str | Path, where: str = "--workdir") -> FrozenConfigDict:

@@ -81,10 +81,7 @@ def make_schedule(
     """The segments of calls 0 ... C-1. Call 0, the condition's prefill, is a segment of its own.
 
     guidance: weight of each call [C]; `width` is the model's, for the cost of a slot.
-    A masked plan is one segment: all its calls feed every slot.
     """
-    if plan.masked:
-        return [_masked_segment(plan, guidance)]
     widths = np.diff(plan.call_start)
     rows = np.array([plan.row[last - 1] + 1 for last in plan.call_start[1:]])  # used by each call
     # The unconditional rows must be kept up to date until the last call that is guided.
@@ -127,21 +124,4 @@ def _segment(plan, guidance, by_call, rows, begin: int, end: int, guided: bool) 
         reads=reads,
         weights=weights,
         guidance=guidance[calls],
-    )
-
-
-def _masked_segment(plan: Plan, guidance: np.ndarray) -> Segment:
-    def every_call(array):
-        return np.tile(array, (plan.calls,) + (1,) * np.ndim(array))
-
-    return Segment(
-        guided=bool((guidance != 1).any()),
-        read=plan.slots,
-        start=every_call(0),
-        slots=every_call(np.arange(plan.slots)),
-        visible=every_call(plan.visible),
-        positions=every_call(np.arange(plan.positions)),
-        reads=every_call(plan.read_slot),
-        weights=every_call(plan.read_weight),
-        guidance=guidance,
     )

@@ -100,7 +100,36 @@ def shift_times(times: np.ndarray, factor: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Guidance:
+class Solver:
+    """How something is drawn from noise: one of SOLVERS (or "ancestral", of `gaussian`) in so many steps.
+
+    shift: of the times, see `shift_times`.
+    """
+
+    name: str = "euler"
+    steps: int = 16
+    shift: float = 1.0
+
+    @classmethod
+    def flow(cls, name: str, steps: int, shift: float = 1.0) -> "Solver":
+        """Returns one of a flow. Raises UserError for a name, steps or a shift that there can't be."""
+        if shift <= 0:
+            raise UserError(f"shift {shift} of a flow's times: it must be above 0")
+        solver_times(name, steps)
+        return cls(name, steps, shift)
+
+    def times(self) -> np.ndarray:
+        """Returns the times of a flow's steps, float64 [steps + 1]."""
+        return shift_times(solver_times(self.name, self.steps), self.shift)
+
+    @property
+    def evaluations(self) -> int:
+        """Network calls."""
+        return evaluations(self.name, self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedGuidance:
     """v = v_c + (scale - 1) d with d = v_c - v_u: classifier-free guidance, and APG by its options.
 
     scale: 1 means none, and the unconditional network isn't run. A number, a traced scalar, or one
@@ -126,15 +155,15 @@ class Guidance:
         return inside
 
 
-def apg(scale: float | jax.Array = 7.5) -> Guidance:
+def apg(scale: float | jax.Array = 7.5) -> ProjectedGuidance:
     """Adaptive projected guidance as FlexTok decodes with it."""
-    return Guidance(scale, momentum=-0.5, threshold=2.5, eta=0.0)
+    return ProjectedGuidance(scale, momentum=-0.5, threshold=2.5, eta=0.0)
 
 
-def guide(
+def guide_velocity(
     conditional: jax.Array,
     unconditional: jax.Array,
-    guidance: Guidance,
+    guidance: ProjectedGuidance,
     scale: jax.Array | float | None = None,
     running: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -171,7 +200,7 @@ def solve(
     solver: Literal["euler", "heun", "euler_maruyama"] = "euler",
     *,
     inputs: Any = None,
-    guidance: Guidance | None = None,
+    guidance: ProjectedGuidance | None = None,
     both: Both | None = None,
     noise: jax.Array | Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
@@ -219,7 +248,7 @@ def solve(
             nonlocal running
             if not with_guidance:
                 return velocity(x, at).astype(jnp.float32)
-            v, last = guide(*both(x, at), guidance, row["scale"], running)
+            v, last = guide_velocity(*both(x, at), guidance, row["scale"], running)
             running = last if remembers else None
             return v
 

@@ -27,13 +27,18 @@ def sample_keys(rng: jax.Array, sample_ids: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(rng, i))(sample_ids)
 
 
-def join_valid(context_valid, valid, batch: int, conditioner, slots: int) -> jax.Array | None:
-    """Which keys are real: [context, condition slots, other slots] [B, C + S]; None if all are."""
-    if context_valid is None and valid is None:
+def join_valid(condition, batch: int, slots: int) -> jax.Array | None:
+    """Which keys are real: [context, condition slots, other slots] [B, C + S]; None if all are.
+
+    condition: a `Condition`.   slots: S, the condition's among them.
+    """
+    if condition.context_valid is None and condition.valid is None:
         return None
-    parts = [context_valid] if conditioner.context_slots else []
-    parts.append(jnp.ones((batch, conditioner.num_slots), bool) if valid is None else valid)
-    parts.append(jnp.ones((batch, slots - conditioner.num_slots), bool))
+    parts = [] if condition.context_valid is None else [condition.context_valid]
+    count = condition.slots.shape[1]
+    given = condition.valid
+    parts.append(jnp.ones((batch, count), bool) if given is None else given)
+    parts.append(jnp.ones((batch, slots - count), bool))
     return jnp.concatenate(parts, axis=1)
 
 

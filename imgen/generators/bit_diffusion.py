@@ -6,7 +6,7 @@ Shapes: B batch, P positions, D width, b bits a position. t in (0, 1): 0 is clea
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,15 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.generators.arrays import content_keys
-from imgen.generators.heads import BitEmbedding
-from imgen.generators.transformer import Transformer, modulate, modulation
-from imgen.latents import bits
-from imgen.nn.attention import Places
+from imgen.generators.code_heads import BitEmbedding
+from imgen.generators.model import Likelihood, Loss
+from imgen.generators.transformer import BlockSpec, Surroundings, Transformer, modulated_exit
+from imgen.latents import LatentSpec, bits
+from imgen.nn.attention import SlotPositions
 from imgen.nn.mlp import Init, kernel_init
 
 
 class BitDiffusion(nn.Module):
-    """grid, bits: of the latents.   conditioner: with a context (`conditioning.LayerText`).
+    """A `LatentModel` of bits.
+
+    grid, bits: of the latents.   conditioner: with a context and without slots (`conditioning.LayerText`).
 
     Starts as published: Xavier-uniform kernels and zero biases, so no gate is closed at first.
     """
@@ -39,15 +42,20 @@ class BitDiffusion(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
-    has_likelihood: ClassVar[bool] = False
+    likelihood: ClassVar[Likelihood] = "none"
     trains_on_likelihood: ClassVar[bool] = False
+    samplers: ClassVar[tuple[str, ...]] = ("bit_diffusion",)
+
+    @property
+    def spec(self) -> LatentSpec:
+        return LatentSpec("bits", self.grid, self.bits)
 
     @property
     def positions(self) -> int:
         return math.prod(self.grid)
 
     @property
-    def terms(self) -> int:
+    def variables_per_position(self) -> int:
         """Variables of a position."""
         return self.bits
 
@@ -72,24 +80,24 @@ class BitDiffusion(nn.Module):
         """Codes [B, P, b] -> latents [B, *grid, b]."""
         return codes.reshape(len(codes), *self.grid, self.bits)
 
-    def training_nll(
-        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, float]:
-        """-log p of each position's clean bits given noisy ones at a random time, in nats, and the weights of
-        its mean, both [B, P]; no z-loss. `key` draws times and noise."""
-        return self._denoising(codes, cond, null, jax.random.split(key, len(codes)))
+    def loss(
+        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array, progress: Any = 1.0
+    ) -> Loss:
+        """Returns -log p of each position's clean bits given noisy ones at a random time, in nats. `key`
+        draws times and noise."""
+        nll = self._denoising(codes, cond, null, jax.random.split(key, len(codes)))
+        return Loss(nll, jnp.ones(nll.shape), {})
 
-    def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
-        """The training loss of an image as a sum, [B], with times and noise that only its codes decide. It is
-        no likelihood of the image."""
-        return self._denoising(codes, cond, None, content_keys(codes))[0].sum(axis=1)
+    def evaluate(self, codes: jax.Array, cond: dict) -> jax.Array:
+        """Returns the training loss of an image as a sum, [B], with times and noise that only its codes
+        decide. It is no likelihood of the image."""
+        return self._denoising(codes, cond, None, content_keys(codes)).sum(axis=1)
 
-    def _denoising(self, codes, cond, null, keys):
+    def _denoising(self, codes, cond, null, keys) -> jax.Array:
         time, noise = jax.vmap(lambda key: jax.random.split(key))(keys).T
         time = jax.vmap(training_time)(time)
         noisy = jax.vmap(corrupt)(noise, codes, time)
-        nll = denoising_nll(self(noisy, time, cond, null), noisy, codes).sum(axis=-1)
-        return nll, jnp.ones(nll.shape), 0.0
+        return denoising_nll(self(noisy, time, cond, null), noisy, codes).sum(axis=-1)
 
     @nn.compact
     def __call__(
@@ -98,7 +106,7 @@ class BitDiffusion(nn.Module):
         """noisy [B, P, b] of 0 and 1, time [B] -> float32 logits [B, P, b] that each bit is flipped."""
         batch, init = noisy.shape[0], kernel_init(self.init_std)
         null = jnp.zeros(batch, bool) if null is None else null
-        context, valid = self.conditioner.context(cond, null)
+        condition = self.conditioner(cond, null)
 
         def linear(name, features):
             return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
@@ -106,31 +114,31 @@ class BitDiffusion(nn.Module):
         time = nn.silu(linear("time_1", self.width)(time[:, None]))
         time = linear("time_2", self.width)(time)  # [B, D]
         x = BitEmbedding(self.width, self.init_std, self.dtype, name="tokens")(noisy)
-        everything = np.full(self.positions, self.conditioner.context_slots + self.positions)
-        x = Transformer(
-            exits=(self.depth,),
-            heads=self.heads,
-            hidden=self.hidden,
-            norm_eps=self.norm_eps,
-            init_std=self.init_std,
-            remat=self.remat,
-            dtype=self.dtype,
+        rows = condition.context.shape[2]
+        valid = condition.context_valid
+        spec = BlockSpec(
+            self.heads,
+            self.hidden,
             ffn="gelu",
+            norm="plain",
+            norm_eps=self.norm_eps,
             qk_norm=True,
+            modulated=True,
+            modulation_init=self.init_std,
             position_rows=self.positions,
-            name="transformer",
-        )(
-            x,
-            Places(None, None, np.arange(self.positions)),
-            everything,
-            jnp.pad(valid, ((0, 0), (0, self.positions)), constant_values=True),
-            context,
-            time,
-        )[0]
-        scale, shift = modulation(time, 2, self.init_std, self.dtype)
-        return linear("output", self.bits)(modulate(x, scale, shift, self.norm_eps)).astype(
-            jnp.float32
+            init_std=self.init_std,
+            dtype=self.dtype,
         )
+        around = Surroundings(
+            positions=SlotPositions(None, None, np.arange(self.positions)),
+            visible=np.full(self.positions, rows + self.positions),
+            key_valid=jnp.pad(valid, ((0, 0), (0, self.positions)), constant_values=True),
+            context=condition.context,
+            vector=time[:, None],
+        )
+        x = Transformer(spec, (self.depth,), self.remat, name="transformer")(x, around)[0]
+        x = modulated_exit(x, time[:, None], spec)
+        return linear("output", self.bits)(x).astype(jnp.float32)
 
 
 def noisy_probability(clean: jax.Array, time: jax.Array) -> jax.Array:

@@ -1,399 +1,284 @@
-"""Generator = condition slots + code embedding + transformer + heads, arranged by a plan.
+"""Generator = condition slots + a head's codes + a transformer, arranged by a plan and shown by a scheme.
 
-Shapes: B batch, P positions, S slots, T condition slots, C context rows, D width. A position's code has
-the shape `unit_shape` (`...`): () for an index, the head's `code_shape`, behind m codes for a window.
+Shapes: B batch, P positions, S slots, W of them, T condition slots, C context rows, D width; `...` a
+position's code, or what predicts it (logits, or a denoiser's features), in the shapes that the head says.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int
 
+from imgen.conditioning.conditions import Condition
 from imgen.errors import UserError
-from imgen.generators import lexinvariant, windows
-from imgen.generators.arrays import Purpose, content_keys, fold, join_valid, permute, take
-from imgen.generators.heads import Head
-from imgen.generators.masking import likelihood_mask, training_mask
+from imgen.generators.arrays import content_keys, join_valid, permute, take
+from imgen.generators.feeds import FEEDS, Slots, feed
+from imgen.generators.head import Head
+from imgen.generators.model import Likelihood, Loss
 from imgen.generators.plan import Kind, Plan
-from imgen.generators.positions import Position, check_position, rotary_places, table_places
-from imgen.generators.transformer import Transformer
-from imgen.nn.attention import Places
+from imgen.generators.positions import Position, rotary_positions, table_positions, target_rows
+from imgen.generators.schemes import FIXED, Scheme
+from imgen.generators.transformer import Surroundings
+from imgen.latents import LatentSpec
+from imgen.nn.attention import SlotPositions
 from imgen.nn.dropout import Dropout
-from imgen.nn.mlp import Init, embedding_init, swiglu_hidden
-from imgen.nn.norms import RMSNorm
-from imgen.nn.rope import NullRow, rotate
+from imgen.nn.mlp import Init, embedding_init
+from imgen.nn.rope import NullRow
 from imgen.parallel.constrain import constrain
 
 
 class Generator(nn.Module):
-    """An autoregressive model of latents; the plan decides the order. Of continuous latents the "logits" are
-    what the head's denoiser is told (`generators.denoisers`).
+    """A model of latents that decides positions by a plan; a `LatentModel`.
 
-    plan: slots, mask, reads and calls.           coding: what a position's code is and what predicts it.
-    decoding_plan: replaces the plan in decoding (RandAR's parallel steps).
-    conditioner: module of `imgen.conditioning`, of the same width.
-    depth: blocks below the first exit; head h exits after depth + h blocks (NAR's nested heads).
-    hidden: feed-forward width, by default Llama's rule.   ffn, qk_norm: see `transformer.Block`.
-    window: window x window codes are fused in a slot (Token-Shuffle); the plan is then over windows.
-    shuffle_blocks: residual MLPs on either side of the windows.
-    lexinvariant: share of the codes whose vectors are drawn anew for each sequence, 1 for all; the output
-        is then tied to the vectors. None: learned vectors, an output of its own.
-    position: "rope"; "learned": a table with a row for every condition slot and position, added to the
-        slots after the token dropout, and no rotation (NAR's video model); "block": such a table in every
-        block (Instella).
+    plan: slots, mask, reads and calls.   scheme: which order, and which codes are hidden, in training.
+    head: what a position's code is and what predicts it.   conditioner: of the same width.
+    transformer: a `Transformer`, or another backbone in `FullAttention`.
+    heads: attention heads, for rotary positions.
+    position: "rope"; "learned": a table with a row for every condition slot and position, added to the slots
+        after the token dropout, and no rotation (NAR's video model); "block": such a table in every block
+        (Instella); "target_aware": a learned table, and a second one for the position that a slot predicts
+        (RAR); backbones with positions of their own get "block".
+    modulation: of the blocks by the condition's vector: "none", "shared" by all slots, or "slots", with a
+        learned vector for each slot added (RAR).
     cond_rope: rotary row of slots without a position; "zero" as published (`nn.rope.rope_rows`).
-    dropout: on the embedded slots, after attention and after the feed-forward (LlamaGen: 0.1).
-    drop_path: greatest stochastic depth rate; if not 0 it replaces the two inner dropouts, as published.
+    dropout: on the embedded slots.
     """
 
+    spec: LatentSpec
     plan: Plan
-    coding: Head
+    head: Head
     conditioner: nn.Module
+    transformer: nn.Module
     width: int
-    depth: int
     heads: int
-    kv_heads: int | None = None
-    hidden: int | None = None
-    decoding_plan: Plan | None = None
-    window: int = 1
-    shuffle_blocks: int = 2
-    lexinvariant: float | None = None
+    scheme: Scheme = FIXED
     dropout: float = 0.1
-    drop_path: float = 0.0
     position: Position = "rope"
+    modulation: Literal["none", "shared", "slots"] = "none"
     rope_base: float = 10000.0
     cond_rope: NullRow = "zero"
-    ffn: Literal["swiglu", "gelu"] = "swiglu"
-    qk_norm: bool = False
-    norm_eps: float = 1e-5
     init_std: Init = 0.02
-    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
+    def setup(self):
+        nn.share_scope(self, self.head)
+        vector, plan = embedding_init(self.init_std), self.plan
+        own = [FEEDS[kind] for kind in plan.fed if FEEDS[kind].parameter]
+        self.learned = {
+            f.parameter: self.param(f.parameter, vector, f.shape(plan, self.width)) for f in own
+        }
+        table = (plan.num_cond + plan.positions, self.width)
+        if self.position in ("learned", "target_aware"):
+            self.position_table = self.param("position_table", vector, table)
+        if self.position == "target_aware":
+            self.target_table = self.param("target_table", vector, table)
+        if self.modulation == "slots":
+            self.slot_table = self.param("slot_table", vector, (plan.slots, self.width))
+        self.token_dropout = Dropout(self.dropout)
+
     @property
-    def has_likelihood(self) -> bool:
-        """Whether losses are nats: not those of a denoiser."""
-        return not self.coding.continuous
+    def likelihood(self) -> Likelihood:
+        return self.scheme.likelihood if self.head.has_likelihood else "none"
 
     @property
     def trains_on_likelihood(self) -> bool:
-        """Whether the training loss is a likelihood: a masked plan's is of masked codes only."""
-        return self.has_likelihood and not self.plan.masked
-
-    def setup(self):
-        if self.width % self.heads:
-            raise UserError(f"generator width {self.width} is not divisible by {self.heads} heads")
-        check_position(self.position, self.cond_rope)
-        if self.conditioner.num_slots != self.plan.num_cond:
-            raise UserError(
-                f"the plan has {self.plan.num_cond} condition slots, "
-                f"the conditioner {self.conditioner.num_slots}"
-            )
-        vector = embedding_init(self.init_std)
-        if self.lexinvariant != 1:
-            self.tokens = self.coding.embedding(self.width, self.init_std, self.dtype)
-        if self.plan.num_special:
-            self.special = self.param("special", vector, (self.plan.num_special, self.width))
-        if self.plan.masked:
-            self.mask = self.param("mask", vector, (self.width,))
-        if self.plan.queries:
-            self.query = self.param("query", vector, (1, self.width))
-        if self.position == "learned":
-            self.position_table = self.param(
-                "position_table", vector, (self.position_rows, self.width)
-            )
-        self.token_dropout = Dropout(self.dropout)
-        self.transformer = self.backbone()
-        exits = range(self.plan.heads)
-        self.norm = [RMSNorm(self.norm_eps) for _ in exits]
-        if self.lexinvariant is None:
-            self.head = [self.coding.output(self.init_std, self.dtype) for _ in exits]
-        if self.coding.continuous:
-            self.denoiser = self.coding.denoiser(self.dtype)
-        if self.window > 1:
-            shuffle = dict(blocks=self.shuffle_blocks, dtype=self.dtype)
-            self.fuse = windows.Fuse(**shuffle)
-            self.split = [windows.Split(self.window, **shuffle) for _ in exits]
+        return self.head.has_likelihood and self.scheme.trains_on_likelihood
 
     @property
-    def unit_shape(self) -> tuple[int, ...]:
-        """Shape of one position's code."""
-        m = (self.window**2,) if self.window > 1 else ()
-        return (*m, *self.coding.code_shape)
+    def samplers(self) -> tuple[str, ...]:
+        return self.scheme.samplers if self.head.has_likelihood else self.scheme.unsure
 
     @property
-    def logits_shape(self) -> tuple[int, ...]:
-        """Shape of one position's logits."""
-        m = (self.window**2,) if self.window > 1 else ()
-        return (*m, *self.coding.logits_shape)
+    def variables_per_position(self) -> int:
+        return self.head.variables_per_position
 
     @property
-    def terms(self) -> int:
-        """Variables predicted a position: published losses are means over them."""
-        return self.window**2 * self.coding.terms
-
-    @property
-    def position_rows(self) -> int:
-        return self.plan.num_cond + self.plan.positions
+    def variables(self) -> int:
+        return self.plan.positions * self.variables_per_position
 
     def __call__(
         self,
         codes: jax.Array,
         cond: dict,
-        null: jax.Array | None = None,
-        order: jax.Array | None = None,
+        null: Bool[Array, " B"] | None = None,
+        order: Int[Array, "B P"] | None = None,
+        hidden: Bool[Array, "B P"] | None = None,
         keys: jax.Array | None = None,
-        masked: jax.Array | None = None,
     ) -> jax.Array:
-        """Teacher-forced logits. codes [B, P, ...], null [B] bool -> float32 [B, P, ..., V].
+        """Returns what predicts each position, teacher-forced. codes [B, P, ...] -> float32 [B, P, ...].
 
-        order [B, P]: the positions in the order of each sample, for plans by sample; drawn from `keys` if
-        not given, and the grid's own without keys.
-        keys [B]: a random key for each sequence, for lexinvariant embeddings too.
-        masked [B, P] bool: the positions whose codes a masked plan doesn't show; by default all of them.
+        order: the positions in the order of each sample; None: the plan's own.
+        hidden: the positions whose states are masked; by default all of them.
+        keys [B]: a random key for each sequence, for heads that draw what codes mean.
         """
-        plan, batch = self.plan, codes.shape[0]
-        if plan.decodes_only:
+        plan, batch, slots = self.plan, codes.shape[0], np.arange(self.plan.slots)
+        if plan.scratch.any():
             raise UserError(f"plan {plan.name} only decodes: train with the plan it is made for")
-        if null is None:
-            null = jnp.zeros(batch, bool)
-        if plan.by_sample:
-            order = self.orders(keys, batch) if order is None else order
-            codes = permute(codes, order)
-        elif order is not None:
-            raise UserError(f"plan {plan.name} has one order for all samples")
-        if masked is not None and not plan.masked:
-            raise UserError(f"plan {plan.name} shows its codes in order: it masks none")
-        table = self.code_table(keys, batch)
-        features, valid = self.embed_condition(cond, null)
-        context, context_valid = self.embed_context(cond, null)
-        fed = np.arange(plan.num_cond, plan.slots)
-        if plan.masked and masked is None:
-            masked = jnp.ones(codes.shape[:2], bool)
-        places = self.places(fed, order)
-        x = self.embed_slots(plan.kind[fed], plan.src[fed], places, codes, table, masked)
-        if plan.queries:  # RandAR drops out codes only
-            is_token = (plan.kind[fed] == Kind.TOKEN)[:, None]
-            x = jnp.concatenate([features, jnp.where(is_token, self.token_dropout(x), x)], axis=1)
-        else:
-            x = self.token_dropout(jnp.concatenate([features, x], axis=1))
-        places = self.places(np.arange(plan.slots), order)
-        x = constrain(self.add_position(x, places), "batch", None, None)
-        visible = plan.visible + self.conditioner.context_slots
-        key_valid = join_valid(context_valid, valid, batch, self.conditioner, plan.slots)
-        exits = self.transformer(x, places, visible, key_valid, context)
-        logits = sum(
-            self.read(h, take(exits[h], plan.read_slot[:, h]), table)
-            * plan.read_weight[:, h].reshape(-1, *(1,) * len(self.logits_shape))
+        null = jnp.zeros(batch, bool) if null is None else null
+        shown = codes if order is None else permute(codes, order)
+        hidden = jnp.ones(codes.shape[:2], bool) if hidden is None else hidden
+        vectors = self.head.vectors(keys, batch)
+        condition = self.condition(cond, null)
+        x = self.embed(condition, shown, hidden, order, vectors)
+        positions = self.positions(slots, order)
+        x = constrain(self.add_position(x, positions, slots, order), "batch", None, None)
+        given = jnp.ones((batch, plan.num_cond), bool)
+        around = Surroundings(
+            positions=positions,
+            visible=plan.visible + context_rows(condition),
+            known=jnp.concatenate([given, ~hidden], axis=1),
+            key_valid=join_valid(condition, batch, plan.slots),
+            context=condition.context,
+            vector=self.slot_vector(condition, slots),
+        )
+        exits = self.transformer(x, around)
+        out = sum(
+            _weighted(
+                self.read(h, take(exits[h], plan.read_slot[:, h]), vectors), plan.read_weight[:, h]
+            )
             for h in range(plan.heads)
         )
-        logits = permute(logits, jnp.argsort(order, axis=1)) if plan.by_sample else logits
-        if self.coding.continuous and self.is_initializing():
-            self.denoiser(codes, jnp.zeros(()), logits)
-        return logits
+        out = out if order is None else permute(out, jnp.argsort(order, axis=1))
+        if self.is_initializing():
+            self.head.prepare(codes, out)
+        return out
 
-    def training_nll(
-        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Each position's nll in nats, its weight in the mean that is minimised, both [B, P], and the mean
-        square of the log-normalisers. Orders, code vectors and masks are drawn from `key`.
+    def embed(self, condition: Condition, codes, hidden, order, vectors) -> jax.Array:
+        """Returns the vectors [B, S, D] of all slots, dropped out, without added positions."""
+        plan = self.plan
+        fed = np.arange(plan.num_cond, plan.slots)
+        x = self.embed_slots(fed, self.positions(fed, order), codes, hidden, vectors)
+        if Kind.QUERY in plan.fed:  # RandAR drops out codes only
+            is_token = (plan.kind[fed] == Kind.TOKEN)[:, None]
+            x = jnp.where(is_token, self.token_dropout(x), x)
+            return jnp.concatenate([condition.slots, x], axis=1)
+        return self.token_dropout(jnp.concatenate([condition.slots, x], axis=1))
 
-        Of continuous latents the denoiser's loss, a sum over channels, for times and noise from `key`."""
-        keys = jax.random.split(key, len(codes)) if self.needs_keys else None
-        masked = training_mask(fold(keys, Purpose.MASK), self.plan) if self.plan.masked else None
-        logits = self(codes, cond, null, keys=keys, masked=masked)
-        if self.coding.continuous:
-            loss = self.denoising_loss(logits, codes, keys)
-            return loss, jnp.ones(loss.shape), 0.0
-        nll = self.nll(logits, codes)
-        weight = jnp.ones(nll.shape) if masked is None else masked.astype(jnp.float32)
-        return nll, weight, jnp.mean(self.coding.log_normalizer(logits) ** 2)
+    def loss(
+        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array, progress: Any = 1.0
+    ) -> Loss:
+        """Returns the nll of each position in nats, or a denoiser's loss summed over channels. Orders, masks,
+        code vectors, times and noise are drawn from `key`."""
+        batch = len(codes)
+        teacher = self.scheme.training(key, self.plan, batch, progress)
+        keys = jax.random.split(key, batch)
+        out = self(codes, cond, null, teacher.order, teacher.hidden, keys)
+        nll = self.head.nll(out, codes, keys)
+        squares = self.head.log_normalizer(out)
+        return Loss(nll, teacher.weight, {} if squares is None else {"log_normalizer": squares})
 
-    def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
-        """-log p(codes | cond) in nats, [B]; the same for the same codes, whatever the order.
+    def evaluate(self, codes: jax.Array, cond: dict) -> jax.Array:
+        """Returns -log p(codes | cond) in nats, [B]; the same for the same codes, whatever the order.
 
-        Of plans by sample, in a random order; of masked plans, an estimate of a bound (`likelihood_mask`).
+        Of random orders, in a random one; of masked codes, an estimate of a bound (`likelihood_mask`).
         Of continuous latents the denoiser's loss, which is no likelihood.
         """
-        order, masked, weight = None, None, 1.0
-        if self.plan.by_sample:
-            order = self.orders(content_keys(codes), len(codes))
-        if self.plan.masked:
-            keys = fold(content_keys(codes), Purpose.MASK)
-            masked, weight = likelihood_mask(keys, self.plan.positions)
-        logits = self(codes, cond, order=order, masked=masked)
-        if self.coding.continuous:
-            keys = jnp.broadcast_to(jax.random.key(0), len(codes))  # the same for every image
-            return self.denoising_loss(logits, codes, keys).sum(axis=1)
-        nll = self.nll(logits, codes)
-        return weight * jnp.sum(nll if masked is None else nll * masked, axis=1)
-
-    @property
-    def variables(self) -> int:
-        """Predicted variables of an image: codes, sub-codes, bits or channels; losses are means over them."""
-        return self.plan.positions * self.terms
-
-    @property
-    def needs_keys(self) -> bool:
-        """Whether training draws something for each sequence: an order, code vectors, a mask, noise."""
-        drawn = self.plan.by_sample or self.plan.masked or self.lexinvariant is not None
-        return drawn or self.coding.continuous
-
-    @nn.nowrap
-    def nll(self, logits: jax.Array, codes: jax.Array) -> jax.Array:
-        """Negative log-likelihood of each position's code in nats, [B, P]."""
-        nll = self.coding.nll(logits, codes)
-        return nll.sum(axis=2) if self.window > 1 else nll
-
-    def denoising_loss(self, features: jax.Array, codes: jax.Array, keys: jax.Array) -> jax.Array:
-        """The denoiser's loss of each position, [B, P], with what `keys` [B] draw for each sample."""
-        loss = self.coding.loss(self.denoiser, features, codes, fold(keys, Purpose.NOISE))
-        return loss.sum(axis=2) if self.window > 1 else loss
+        teacher = self.scheme.evaluation(content_keys(codes), self.plan)
+        out = self(codes, cond, None, teacher.order, teacher.hidden)
+        return jnp.sum(teacher.weight * self.head.nll(out, codes), axis=1)
 
     @nn.nowrap
     def init_params(self, rng: jax.Array) -> dict:
-        """Fresh parameters."""
         return self.init(rng, self.example_codes(1), self.conditioner.example(1))["params"]
 
     @nn.nowrap
     def example_codes(self, batch: int) -> jax.Array:
-        """Codes of the right shape, to initialise with."""
-        shape = (batch, self.plan.positions, *self.unit_shape)
-        return jnp.zeros(shape, self.coding.code_dtype)
+        """Returns codes [B, P, ...] of the right shape, to initialise with."""
+        shape = (batch, self.plan.positions, *self.head.code_shape)
+        return jnp.zeros(shape, self.head.code_dtype)
 
     @nn.nowrap
     def to_codes(self, latents: jax.Array) -> jax.Array:
-        """A tokenizer's latents [B, *grid, ...], whatever their grid's shape -> codes [B, P, ...]."""
-        grid = tuple(self.window * n for n in self.plan.grid)
-        latents = latents.reshape(len(latents), *grid, *self.coding.latent_shape)
-        codes = self.coding.encode(latents)
-        if self.window > 1:
-            return windows.to_windows(codes, self.window)
-        return codes.reshape(len(codes), self.plan.positions, *self.unit_shape)
+        return self.head.to_codes(latents, self.plan.grid)
 
     @nn.nowrap
     def to_latents(self, codes: jax.Array) -> jax.Array:
-        """Codes [B, P, ...] -> latents [B, *grid, ...]."""
-        if self.window > 1:
-            codes = windows.from_windows(codes, self.plan.grid, self.window)
-        grid = tuple(self.window * n for n in self.plan.grid)
-        codes = codes.reshape(len(codes), *grid, *self.coding.code_shape)
-        return self.coding.decode(codes)
+        return self.head.to_latents(codes, self.plan.grid)
 
-    @nn.nowrap
-    def orders(self, keys: jax.Array | None, batch: int) -> jax.Array:
-        """An order of the positions for each sample, [B, P]; the grid's own without keys."""
-        positions = self.plan.positions
-        if keys is None:
-            return jnp.tile(jnp.arange(positions), (batch, 1))
-        keys = fold(keys, Purpose.ORDER)
-        return jax.vmap(lambda key: jax.random.permutation(key, positions))(keys)
-
-    def code_table(self, keys: jax.Array | None, batch: int) -> jax.Array | None:
-        """Lexinvariant vectors [B, V, D]; None without that option.
-
-        Without keys, mixed tables hold the learned vectors and random ones are the same at every call.
-        """
-        if self.lexinvariant is None:
-            return None
-        learned = None if self.lexinvariant == 1 else self.tokens.embedding
-        if keys is None and learned is not None:
-            return jnp.broadcast_to(learned, (batch, *learned.shape))
-        keys = jax.random.split(jax.random.key(0), batch) if keys is None else keys
-        keys, shape = fold(keys, Purpose.VECTORS), (self.coding.size, self.width)
-        return lexinvariant.draw_tables(keys, learned, *shape, self.lexinvariant)
-
-    def embed_condition(self, cond: dict, null: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        """Condition slots [B, T, D] and which are real [B, T] (None: all)."""
-        return self.conditioner(cond, null)
-
-    @nn.nowrap
-    def embed_context(self, cond: dict, null: jax.Array) -> tuple:
-        """What every layer is told [L, B, C, R] and which of it is real [B, C]; None, None for nothing."""
-        if not self.conditioner.context_slots:
-            return None, None
-        context, valid = self.conditioner.context(cond, null)
-        layers = self.depth + self.plan.heads - 1
-        if len(context) > layers:
-            raise UserError(f"text of {len(context)} layers, but the generator has only {layers}")
-        last = jnp.repeat(context[-1:], layers - len(context), axis=0)
-        return jnp.concatenate([context, last]), valid
+    def condition(self, cond: dict, null: Bool[Array, " B"]) -> Condition:
+        """Returns what the conditioner gives, with a context for every layer: the last one's is repeated."""
+        found = self.conditioner(cond, null)
+        if found.context is None:
+            return found
+        layers, given = self.transformer.layers, len(found.context)
+        if given > layers:
+            raise UserError(f"text of {given} layers, but the generator has only {layers}")
+        last = jnp.repeat(found.context[-1:], layers - given, axis=0)
+        return found._replace(context=jnp.concatenate([found.context, last]))
 
     def embed_slots(
         self,
-        kind: jax.Array,
-        src: jax.Array,
-        places: Places,
+        slots: np.ndarray | Int[Array, " W"],
+        positions: SlotPositions,
         codes: jax.Array,
-        table: jax.Array | None = None,
-        masked: jax.Array | None = None,
+        hidden: Bool[Array, "B P"] | None = None,
+        vectors: jax.Array | None = None,
     ) -> jax.Array:
-        """Embeddings [B, W, D] of slots that hold codes or learned vectors. kind, src: [W].
+        """Returns the vectors [B, W, D] of slots that hold codes or learned vectors.
 
-        codes [B, P, ...] in the order of the plan; table: of `code_table`; masked [B, P]: see `__call__`.
+        codes [B, P, ...] in the order of the plan; hidden: states that are masked; vectors: of the head.
         """
-        is_token = (kind == Kind.TOKEN) | (kind == Kind.STATE)
-        x = codes[:, src * is_token]
-        x = self.tokens(x) if table is None else lexinvariant.embed(table, x).astype(self.dtype)
-        if self.window > 1:
-            x = self.fuse(x)
-        if self.plan.num_special:
-            is_special = kind == Kind.SPECIAL
-            learned = self.special[src * is_special].astype(x.dtype)
-            x = jnp.where(is_special[:, None], learned, x)
-        if self.plan.masked:
-            unknown = (kind == Kind.STATE) & masked[:, src * is_token]  # [B, W]
-            x = jnp.where(unknown[..., None], self.mask.astype(x.dtype), x)
-        if self.plan.queries:
-            query = jnp.tile(self.query, (1, len(src), 1)).astype(x.dtype)  # [1, W, D]
-            if places.cos is not None:
-                split = query.reshape(1, len(src), self.heads, -1)
-                query = rotate(split, places.cos, places.sin).reshape(-1, *query.shape[1:])
-            x = jnp.where((kind == Kind.QUERY)[:, None], query, x)
-        return x
+        kind, src = (_of(array, slots) for array in (self.plan.kind, self.plan.src))
+        given = Slots(kind, src, positions, codes, hidden, vectors)
+        return feed(self.head, self.learned, self.plan.fed, given)
 
-    def read(self, head: int, hidden: jax.Array, table: jax.Array | None = None) -> jax.Array:
-        """Exit `head`: its norm and output matrix. [..., D] -> float32 logits of a position each."""
-        if self.window > 1:
-            hidden = self.split[head](hidden)
-        hidden = self.norm[head](hidden)
-        if table is None:
-            return self.head[head](hidden)
-        return lexinvariant.logits(table, hidden, self.width**-0.5)
+    def read(self, exit: int, hidden: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
+        """Returns what an exit predicts, [..., D] -> float32 [..., of a position]."""
+        return self.head.read(exit, hidden, vectors)
 
-    def backbone(self) -> Transformer:
-        """The transformer with its arguments (unbound)."""
-        inner_dropout = 0.0 if self.drop_path else self.dropout
-        return Transformer(
-            exits=tuple(self.depth + h for h in range(self.plan.heads)),
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            hidden=self.hidden or swiglu_hidden(self.width),
-            residual_dropout=inner_dropout,
-            ffn_dropout=inner_dropout,
-            drop_path=self.drop_path,
-            norm_eps=self.norm_eps,
-            init_std=self.init_std,
-            remat=self.remat,
-            dtype=self.dtype,
-            ffn=self.ffn,
-            qk_norm=self.qk_norm,
-            position_rows=self.position_rows if self.position == "block" else 0,
-            parent=None,
-        )
+    def decide(self, *args):
+        """Returns `Head.decide`."""
+        return self.head.decide(*args)
+
+    def sampling_vectors(self, keys: jax.Array, batch: int) -> jax.Array | None:
+        return self.head.sampling_vectors(keys, batch)
+
+    def leave(self, x: jax.Array, vector: jax.Array | None) -> jax.Array:
+        """Returns what the transformer's exits give of its residual stream."""
+        return self.transformer.leave(x, vector)
 
     @nn.nowrap
-    def places(self, slots: np.ndarray | jax.Array, order: jax.Array | None = None) -> Places:
-        """Where some slots [W] of the plan stand; with an order [B, P], where they stand for each sample."""
+    def positions(
+        self, slots: np.ndarray | jax.Array, order: Int[Array, "B P"] | None = None
+    ) -> SlotPositions:
+        """Returns where some slots [W] of the plan stand; with an order, where they stand for each sample."""
         if self.position != "rope":
-            return table_places(self.plan, slots, order)
+            return table_positions(self.plan, slots, order)
         head_dim = self.width // self.heads
-        return rotary_places(self.plan, slots, order, head_dim, self.rope_base, self.cond_rope)
+        return rotary_positions(self.plan, slots, order, head_dim, self.rope_base, self.cond_rope)
 
-    def add_position(self, x: jax.Array, places: Places) -> jax.Array:
-        """Adds the slots' learned positions to x [B, W, D] where the table is at the input."""
-        if self.position != "learned":
-            return x
-        return x + self.position_table[places.rows].astype(x.dtype)
+    def add_position(self, x: jax.Array, positions: SlotPositions, slots, order=None) -> jax.Array:
+        """Returns x [B, W, D] with the slots' learned positions, where their tables are at the input."""
+        if self.position in ("learned", "target_aware"):
+            x = x + self.position_table[positions.rows].astype(x.dtype)
+        if self.position == "target_aware":
+            rows = target_rows(self.plan, slots, order)
+            targets = jnp.where(rows[..., None] < 0, 0.0, self.target_table[rows])
+            x = x + targets.astype(x.dtype)
+        return x
+
+    def slot_vector(self, condition: Condition, slots) -> jax.Array | None:
+        """Returns the vectors [B, 1 or W, D] for adaLN of some slots; None without modulation."""
+        if self.modulation == "none":
+            return None
+        vector = condition.vector[:, None]
+        if self.modulation == "shared":
+            return vector
+        return vector + self.slot_table[slots].astype(vector.dtype)
+
+
+def context_rows(condition: Condition) -> int:
+    """Returns how many rows of a context come before the slots."""
+    return 0 if condition.context is None else condition.context.shape[2]
+
+
+def _of(array: np.ndarray, slots: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    return array[slots] if isinstance(slots, np.ndarray) else jnp.asarray(array)[slots]
+
+
+def _weighted(out: jax.Array, weight: np.ndarray) -> jax.Array:
+    """What is read for each position [B, N, ...], times its weight [N]."""
+    return out * weight.reshape(-1, *(1,) * (out.ndim - 2))

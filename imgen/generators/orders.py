@@ -102,7 +102,6 @@ def random_order(grid: tuple[int, ...], num_cond: int = 1) -> Plan:
         read_slot=num_cond + 2 * np.arange(positions)[:, None],
         read_weight=np.ones((positions, 1)),
         progress=np.arange(positions),  # codes decided
-        by_sample=True,
     )
 
 
@@ -137,7 +136,6 @@ def random_order_parallel(grid: tuple[int, ...], num_cond: int = 1, steps: int =
         read_slot=read_slot,
         read_weight=np.ones((positions, 1)),
         progress=np.asarray(bounds[:-1]),
-        by_sample=True,
         scratch=np.concatenate([np.zeros(num_cond, bool), scratch]),
     )
 
@@ -153,35 +151,27 @@ def cosine_steps(positions: int, steps: int) -> list[int]:
     return bounds
 
 
-def masked(grid: tuple[int, ...], num_cond: int = 1, steps: int = 10) -> Plan:
-    """MaskGIT: everything sees everything; each call decides the positions that it is surest of.
+def masked(grid: tuple[int, ...], num_cond: int = 1) -> Plan:
+    """MaskGIT: a slot for every position, with its code or a mask vector, and everything sees everything.
 
-    After call c of C, floor(P cos(pi/2 (c+1)/C)) positions are still masked. (MaskGIT, section 3.2 and
-    `parallel_decode.py`; ELM's masked language model, with 10 steps.)
+    One call feeds them all; how many calls are made, and which positions each decides, is the sampler's
+    (`decoding.masked`). (MaskGIT, section 3.2; ELM's masked language model.)
     """
     positions = math.prod(grid)
-    if not 1 <= steps <= positions:
-        raise UserError(f"masked decoding of grid {grid} takes 1 to {positions} steps, not {steps}")
-    left = [positions]
-    for call in range(1, steps):
-        # At least one is decided, and at least one is left for the next call.
-        share = math.cos(math.pi / 2 * call / steps)
-        left.append(max(1, min(left[-1] - 1, int(positions * share))))
     slots = num_cond + positions
-    place = np.concatenate([np.arange(num_cond), np.arange(positions)])
+    src = np.concatenate([np.arange(num_cond), np.arange(positions)])
     is_cond = np.arange(slots) < num_cond
     return Plan(
         name="masked",
         grid=tuple(grid),
         kind=np.where(is_cond, Kind.COND, Kind.STATE),
-        src=place,
-        rope=np.where(is_cond, -1, place),
+        src=src,
+        rope=np.where(is_cond, -1, src),
         rank=np.zeros(slots),
         call=np.zeros(slots),
         read_slot=num_cond + np.arange(positions)[:, None],
         read_weight=np.ones((positions, 1)),
-        progress=positions - np.asarray(left),  # codes decided
-        decided=positions - np.asarray([*left[1:], 0]),
+        progress=np.zeros(1),
     )
 
 

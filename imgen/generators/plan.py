@@ -8,12 +8,10 @@ decoding both run off it, so a new order is a function in `generators.orders`, n
 Slots stand in generation order: `rank` and `call` never decrease. The mask `rank[q] >= rank[k]` is then a
 staircase, query q sees the slots [0, visible[q]), and the slots of a call are contiguous.
 
-Two plans go further. One *by sample* speaks of "the j-th position of the order": each sample has its own
-permutation of the grid, and the arrays are the same for all. One for decoding only may have *scratch*
-slots: fed and read, but written to cache rows that the next call overwrites.
-
-A *masked* plan (MaskGIT) fixes only how many positions each call decides; which ones, the model's confidence
-says. Every call feeds all slots anew, and sees all of them.
+A sample may have an order of its own (`schemes`): "position j" then is the j-th of that order, and the arrays
+are the same for all samples. A plan for decoding only may have *scratch* slots: fed and read, but written to
+cache rows that the next call overwrites. A plan of states (MaskGIT) has a slot for every position and one
+call that feeds and sees them all; which positions are decided when is the sampler's.
 """
 
 import dataclasses
@@ -33,9 +31,7 @@ class Kind(enum.IntEnum):
     TOKEN = 1  # the code of position `src`
     SPECIAL = 2  # learned vector number `src` (PAR)
     QUERY = 3  # a learned vector that asks for position `src`: rotated by its rotary row (RandAR)
-    STATE = (
-        4  # the code of position `src` once it is decided, a learned mask vector before (MaskGIT)
-    )
+    STATE = 4  # the code of position `src` once it is decided, a mask vector before (MaskGIT)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,10 +46,8 @@ class Plan:
     read_slot, read_weight: logits(p) = sum_h read_weight[p, h] * head_h(hidden_h[read_slot[p, h]]);
         a head that takes no part has weight 0.                                  [P, H] int32, float32
     progress: what a guidance interval is compared with, per call.                       [C] float32
-    by_sample: src, rope and the rows of the reads count along each sample's own order of the positions.
     scratch: slots whose keys and values are dropped after their call; they stand at the end of its slots.
         None for no such slots.                                                          [S] bool
-    decided: of a masked plan, how many positions are decided after each call.           [C] int32
     """
 
     name: str
@@ -66,9 +60,7 @@ class Plan:
     read_slot: np.ndarray
     read_weight: np.ndarray
     progress: np.ndarray
-    by_sample: bool = False
     scratch: np.ndarray | None = None
-    decided: np.ndarray | None = None
 
     def __post_init__(self):
         scratch = np.zeros(len(self.kind), bool) if self.scratch is None else self.scratch
@@ -77,9 +69,7 @@ class Plan:
             object.__setattr__(self, field, np.asarray(getattr(self, field), np.int32))
         for field in ("read_weight", "progress"):
             object.__setattr__(self, field, np.asarray(getattr(self, field), np.float32))
-        if self.decided is not None:
-            object.__setattr__(self, "decided", np.asarray(self.decided, np.int32))
-        (check_masked if self.masked else check)(self)
+        check(self)
 
     @property
     def slots(self) -> int:
@@ -102,24 +92,10 @@ class Plan:
         """Condition slots; they come first."""
         return int((self.kind == Kind.COND).sum())
 
-    @property
-    def num_special(self) -> int:
-        return int((self.kind == Kind.SPECIAL).sum())
-
-    @property
-    def queries(self) -> bool:
-        """Whether slots ask for positions."""
-        return bool((self.kind == Kind.QUERY).any())
-
-    @property
-    def masked(self) -> bool:
-        """Whether the positions of a call are chosen as decoding goes."""
-        return self.decided is not None
-
-    @property
-    def decodes_only(self) -> bool:
-        """Whether it has scratch slots, which training knows nothing of."""
-        return bool(self.scratch.any())
+    @functools.cached_property
+    def fed(self) -> tuple[Kind, ...]:
+        """What its slots are fed besides the condition, in the order of the kinds."""
+        return tuple(Kind(k) for k in np.unique(self.kind) if k != Kind.COND)
 
     @functools.cached_property
     def row(self) -> np.ndarray:
@@ -147,10 +123,16 @@ class Plan:
 
     @functools.cached_property
     def decided_at(self) -> np.ndarray:
-        """The call that decides each position; of a masked plan, in the order of being chosen. [P] int32"""
-        if self.masked:
-            return np.repeat(np.arange(self.calls), np.diff(self.decided, prepend=0))
+        """The call that decides each position. [P] int32"""
         return decided_at(self)
+
+    @functools.cached_property
+    def target(self) -> np.ndarray:
+        """The position that is read first at each slot, -1 where none is. [S] int32"""
+        found = np.full(self.slots, -1, np.int32)
+        for position in reversed(range(self.positions)):
+            found[self.read_slot[position][self.read_weight[position] > 0]] = position
+        return found
 
     @functools.cached_property
     def call_start(self) -> np.ndarray:
@@ -159,11 +141,11 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> str:
-        parts = [repr((self.name, self.grid, self.by_sample)).encode()]
+        parts = [repr((self.name, self.grid)).encode()]
         parts += [
             np.asarray(getattr(self, f.name)).tobytes()
             for f in dataclasses.fields(self)
-            if f.name not in ("name", "grid", "by_sample") and getattr(self, f.name) is not None
+            if f.name not in ("name", "grid")
         ]
         return hashlib.sha256(b"|".join(parts)).hexdigest()
 
@@ -208,8 +190,8 @@ def check(plan: Plan) -> None:
     same_rank = np.diff(plan.rank[kept]) == 0
     require(np.diff(plan.call[kept])[same_rank] == 0, "a slot sees a later call (I4)")
     require(kept | (plan.kind == Kind.QUERY), "only queries can be scratch slots")
-    if plan.decodes_only:
-        check_scratch(plan, require)
+    check_scratch(plan, require)
+    check_states(plan, require)
     source_call = np.full(plan.slots, -1)
     source_call[is_token] = decided[token_src]
     latest_seen = np.maximum.accumulate(
@@ -218,31 +200,24 @@ def check(plan: Plan) -> None:
     kept_seen = np.where(plan.scratch, np.cumsum(kept), plan.visible)
     leak = latest_seen[kept_seen[plan.read_slot] - 1] >= decided[:, None]
     require(~leak | (plan.read_weight == 0), "a position is read from a slot that sees it (I5)")
-    has_position = is_token | (plan.kind == Kind.QUERY)
+    has_position = np.isin(plan.kind, (Kind.TOKEN, Kind.QUERY, Kind.STATE))
     require(
         plan.rope[has_position] == plan.src[has_position],
-        "a token or query must carry its own position (I6)",
+        "a token, query or state must carry its own position (I6)",
     )
 
 
-def check_masked(plan: Plan) -> None:
-    """Raises UserError unless every position has one slot, is read there, and all see all."""
-    require = functools.partial(_require, plan)
+def check_states(plan: Plan, require) -> None:
+    """Of states, every position has one, is read there, and all see all."""
     state = np.flatnonzero(plan.kind == Kind.STATE)
-    require(len(state) == plan.positions == np.prod(plan.grid), "each position has one slot")
+    if not len(state):
+        return
     require(not plan.scratch.any(), "a masked plan keeps nothing, and so has no scratch slots")
-    require(np.isclose(plan.read_weight.sum(axis=1), 1.0), "read weights must sum to 1 (I2)")
     require(np.isin(plan.kind, (Kind.COND, Kind.STATE)), "a masked plan feeds states only")
-    require(np.sort(plan.src[state]) == np.arange(plan.positions), "each position has one slot")
-    require(plan.rope[state] == plan.src[state], "a state must carry its own position")
+    one_each = np.array_equal(np.sort(plan.src[state]), np.arange(plan.positions))
+    require(one_each, "each position has one slot")
     require(plan.read_slot[plan.src[state]] == state[:, None], "states are read in place")
-    require(plan.rank == 0, "all slots of a masked plan see each other")
-    require(plan.call == 0, "a masked plan feeds all slots in every call")
-    require(np.diff(plan.decided, prepend=0) > 0, "every call must decide some position")
-    require(
-        len(plan.decided) == plan.calls and plan.decided[-1] == plan.positions,
-        "the last call must decide what is left",
-    )
+    require((plan.rank == 0) & (plan.call == 0), "all states see each other in a single call")
 
 
 def check_scratch(plan: Plan, require) -> None:
@@ -250,6 +225,8 @@ def check_scratch(plan: Plan, require) -> None:
     begins = np.flatnonzero(np.diff(plan.call, prepend=-1))
     for first, last in zip(begins, [*begins[1:], plan.slots], strict=True):
         scratch = plan.scratch[first:last]
+        if not scratch.any():
+            continue
         require(np.diff(scratch.astype(int)) >= 0, "scratch slots must end their call")
         kept = plan.rank[:last][~plan.scratch[:last]]
         require(

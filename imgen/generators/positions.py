@@ -1,4 +1,4 @@
-"""Where the slots of a plan stand: rotary angles of the grid, or rows of a table of learned positions.
+"""Where the slots of a plan stand: rotary angles of the grid, or rows of tables of learned positions.
 
 Shapes: B batch, P positions, W slots, H head width.
 """
@@ -11,10 +11,10 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.generators.plan import Kind, Plan
-from imgen.nn.attention import Places
+from imgen.nn.attention import SlotPositions
 from imgen.nn.rope import NullRow, rope_angles, rope_rows
 
-Position = Literal["rope", "learned", "block"]
+Position = Literal["rope", "learned", "block", "target_aware"]
 POSITIONS, NULL_ROWS = get_args(Position), get_args(NullRow)
 
 
@@ -27,15 +27,15 @@ def check_position(position: str, cond_rope: str) -> None:
         )
 
 
-def rotary_places(
+def rotary_positions(
     plan: Plan,
     slots: np.ndarray | jax.Array,
     order: jax.Array | None,
     head_dim: int,
     base: float,
     null_row: NullRow,
-) -> Places:
-    """Rotations of some slots [W]: [W, H / 2], or with an order [B, P] for each sample [B, W, H / 2].
+) -> SlotPositions:
+    """Returns rotations of some slots [W]: [W, H / 2], or with an order [B, P] for each sample [B, W, H / 2].
 
     null_row: of slots without a position (`nn.rope.rope_rows`).
     """
@@ -43,21 +43,31 @@ def rotary_places(
     angles = rope_angles(plan.grid, head_dim, base)
     rows = np.append(np.arange(plan.positions), -1)  # row -1, the last, is that of no position
     cos, sin = rope_rows(angles, rows, null_row)
-    at = _positions(plan, slots, order)
-    return Places(xp.asarray(cos)[at], xp.asarray(sin)[at], None)
+    at = _positions(plan.rope, slots, order)
+    return SlotPositions(xp.asarray(cos)[at], xp.asarray(sin)[at], None)
 
 
-def table_places(plan: Plan, slots: np.ndarray | jax.Array, order: jax.Array | None) -> Places:
-    """Rows of a table that has one for every condition slot, then one for every position: [W] or [B, W]."""
+def table_positions(
+    plan: Plan, slots: np.ndarray | jax.Array, order: jax.Array | None
+) -> SlotPositions:
+    """Returns rows of a table that has one for every condition slot, then one for every position: [W] or
+    [B, W]."""
     xp = np if order is None else jnp
     kind, src = xp.asarray(plan.kind)[slots], xp.asarray(plan.src)[slots]
-    rows = plan.num_cond + _positions(plan, slots, order)
-    return Places(None, None, xp.where(kind == Kind.COND, src, rows))
+    rows = plan.num_cond + _positions(plan.rope, slots, order)
+    return SlotPositions(None, None, xp.where(kind == Kind.COND, src, rows))
 
 
-def _positions(plan, slots, order) -> np.ndarray | jax.Array:
+def target_rows(plan: Plan, slots: np.ndarray | jax.Array, order: jax.Array | None):
+    """Returns rows of such a table for the position that each slot predicts, [W] or [B, W]; -1 for none."""
+    xp = np if order is None else jnp
+    targets = _positions(plan.target, slots, order)
+    return xp.where(targets < 0, -1, plan.num_cond + targets)
+
+
+def _positions(of_slot, slots, order) -> np.ndarray | jax.Array:
     """The position of each slot, -1 for none; with an order the position that each sample has there."""
     if order is None:
-        return np.asarray(plan.rope)[slots]
-    at = jnp.asarray(plan.rope)[slots]
+        return np.asarray(of_slot)[slots]
+    at = jnp.asarray(of_slot)[slots]
     return jnp.where(at < 0, -1, order[:, at])

@@ -1,6 +1,7 @@
-"""Token-Shuffle: a window of s x s codes fused into one slot, and split again at the output.
+"""Token-Shuffle: a head around a head, for which a window of s x s codes is one position.
 
-The backbone then runs, whatever its plan, over windows. Shapes: K windows, m = s * s, D width, c = D / m.
+They are fused into one slot and split again at the output; the transformer runs, whatever its plan, over
+windows. Shapes: K windows, m = s * s, D width, c = D / m.
 (arXiv 2504.17789; no official code. Windows in raster order, codes inside a window row-major.)
 """
 
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from imgen.errors import UserError
+from imgen.generators.filters import Filters
+from imgen.generators.head import Head
 from imgen.nn.mlp import GeluMLP
 from imgen.nn.norms import RMSNorm
 
@@ -36,6 +39,82 @@ def from_windows(codes: jax.Array, grid: tuple[int, int], window: int) -> jax.Ar
     batch, _, _, *rest = codes.shape
     x = codes.reshape(batch, *grid, window, window, *rest)
     return jnp.moveaxis(x, 3, 2).reshape(batch, grid[0] * window, grid[1] * window, *rest)
+
+
+class WindowHead(Head):
+    """`inner` over windows of window x window codes.   blocks: residual MLPs on either side."""
+
+    inner: Head
+    window: int
+    blocks: int = 2
+
+    def setup(self):
+        nn.share_scope(self, self.inner)
+        shared = dict(blocks=self.blocks, dtype=self.dtype)
+        self.fuse = Fuse(**shared)
+        self.split = [Split(self.window, **shared) for _ in range(self.exits)]
+
+    @property
+    def code_dtype(self):
+        return self.inner.code_dtype
+
+    @property
+    def has_likelihood(self) -> bool:
+        return self.inner.has_likelihood
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        return (self.window**2, *self.inner.code_shape)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.inner.latent_shape
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return (self.window**2, *self.inner.out_shape)
+
+    def embed(self, codes: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
+        return self.fuse(self.inner.embed(codes, vectors))
+
+    def read(self, exit: int, hidden: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
+        return self.inner.read(exit, self.split[exit](hidden), vectors)
+
+    def prepare(self, codes: jax.Array, out: jax.Array) -> None:
+        self.inner.prepare(codes, out)
+
+    def nll(self, out: jax.Array, codes: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        return self.inner.nll(out, codes, keys).sum(axis=2)
+
+    @nn.nowrap
+    def log_normalizer(self, out: jax.Array) -> jax.Array | None:
+        squares = self.inner.log_normalizer(out)
+        return None if squares is None else jnp.mean(squares, axis=2)
+
+    @nn.nowrap
+    def check(self, filters: Filters) -> None:
+        self.inner.check(filters)
+
+    @nn.nowrap
+    def solver(self, name, steps, shift):
+        return self.inner.solver(name, steps, shift)
+
+    @nn.nowrap
+    def random(self, keys: jax.Array, count: int, shape: tuple[int, ...] | None = None):
+        return self.inner.random(keys, count, self.code_shape if shape is None else shape)
+
+    def decide(self, out, null, weight, random, filters, solver=None):
+        return self.inner.decide(out, null, weight, random, filters, solver)
+
+    @nn.nowrap
+    def to_codes(self, latents: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+        fine = tuple(self.window * n for n in grid)
+        codes = self.inner.encode(latents.reshape(len(latents), *fine, *self.latent_shape))
+        return to_windows(codes, self.window)
+
+    @nn.nowrap
+    def to_latents(self, codes: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+        return self.inner.decode(from_windows(codes, grid, self.window))
 
 
 class ResidualMLP(nn.Module):

@@ -18,12 +18,15 @@ from scipy.special import expit, ndtri
 from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.generators.entities import Entities
-from imgen.generators.transformer import REMAT_POLICIES
-from imgen.nn.adaln import Modulation
-from imgen.nn.attention import Attention, KVCache, Places
+from imgen.generators.model import Likelihood, Loss
+from imgen.generators.transformer import BlockSpec
+from imgen.latents import LatentSpec
+from imgen.nn.adaln import Modulation, modulate
+from imgen.nn.attention import Attention, KVCache, SlotPositions
 from imgen.nn.mlp import GatedMLP, Init, kernel_init
 from imgen.nn.norms import RMSNorm, rms_norm
 from imgen.nn.rope import rotary_angles
+from imgen.nn.stack import check_remat, stack
 from imgen.nn.time_embedding import TimeEmbedding
 from imgen.parallel.constrain import constrain
 
@@ -52,51 +55,47 @@ class FlowBlock(nn.Module):
     sizes: tokens of each of the E entities.
     """
 
-    heads: int
-    hidden: int
+    spec: BlockSpec
     sizes: tuple[int, ...]
-    dropout: float = 0.1
-    norm_eps: float = 1e-6
-    init_std: Init = "xavier"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
         condition: jax.Array,  # [B, E, D]
-        places: Places,
+        positions: SlotPositions,
         visible: jax.Array,  # [T]
         cache: KVCache | None = None,
         start: jax.Array | int = 0,
         read: int | None = None,
         write: bool = True,
     ) -> tuple[jax.Array, KVCache | None]:
-        parts = Modulation((6,), x.shape[-1], self.dtype, self.init_std, name="modulation")(
+        spec = self.spec
+        parts = Modulation((6,), x.shape[-1], spec.dtype, spec.init_std, name="modulation")(
             condition
         )
         # The order of the official layer: both gates, both scales, both shifts.
         gate_1, gate_2, scale_1, scale_2, shift_1, shift_2 = (
             spread(parts[:, :, i], self.sizes) for i in range(6)
         )
-        h = rms_norm(x, self.norm_eps) * (1 + scale_1) + shift_1
+        h = modulate(rms_norm(x, spec.norm_eps), shift_1, scale_1)
         h, cache = Attention(
-            self.heads,
-            init_std=self.init_std,
-            dtype=self.dtype,
+            spec.heads,
+            init_std=spec.init_std,
+            dtype=spec.dtype,
             use_bias=True,
-            dropout=self.dropout,
+            dropout=spec.attention_dropout,
             name="attention",
-        )(h, places, visible, cache=cache, start=start, read=read, write=write)
+        )(h, positions, visible, cache=cache, start=start, read=read, write=write)
         x = x + gate_1 * h
-        h = rms_norm(x, self.norm_eps) * (1 + scale_2) + shift_2
+        h = modulate(rms_norm(x, spec.norm_eps), shift_2, scale_2)
         h = GatedMLP(
-            self.hidden,
-            self.init_std,
-            self.dtype,
+            spec.hidden,
+            spec.init_std,
+            spec.dtype,
             activation="gelu",
             use_bias=True,
-            dropout=self.dropout,
+            dropout=spec.ffn_dropout,
             apart=True,
             name="ffn",
         )(h)
@@ -114,15 +113,14 @@ def spread(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
 
 
 class XAR(nn.Module):
-    """The velocity of every entity, given those before it, a class and a time of its own for each.
+    """The velocity of every entity, given those before it, a class and a time of its own for each; a
+    `LatentModel`.
 
     entities: `entities.ENTITIES` of the latents' grid.   channels: of a latent.
-    conditioner: with one condition slot, which is the entities' condition beside the time.
+    conditioner: one that gives a vector, the entities' condition beside the time.
     depth: blocks of the first and of the second stack; between them stand a linear layer and a second table
         of positions. All tokens go through both.
     hidden: of the feed-forward, by default 8/3 of the width.   time_features: sinusoids of the time.
-    solver, steps: of sampling, see `flow.solve`; steps are for one entity.
-    guidance_interval: (low, high), times at which sampling is guided.
     remat: of the blocks, see `transformer.Transformer`.
     dtype: of the blocks; the time, the latents and the velocities are float32.
     """
@@ -139,14 +137,12 @@ class XAR(nn.Module):
     norm_eps: float = 1e-6
     time_features: int = 256
     init_std: Init = "xavier"
-    solver: Literal["euler", "heun", "euler_maruyama"] = "euler_maruyama"
-    steps: int = 50
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
     remat: Literal["none", "full", "dots"] = "none"
     dtype: Any = jnp.float32
 
-    has_likelihood: ClassVar[bool] = False
+    likelihood: ClassVar[Likelihood] = "none"
     trains_on_likelihood: ClassVar[bool] = False
+    samplers: ClassVar[tuple[str, ...]] = ("entity_flow",)
 
     def setup(self):
         table = nn.initializers.normal(0.02)
@@ -161,29 +157,25 @@ class XAR(nn.Module):
         self.norm = [RMSNorm(self.norm_eps) for _ in range(2)]
         self.output = nn.Dense(self.channels, kernel_init=init)
 
-    def block_arguments(self, sizes: tuple[int, ...]) -> dict[str, Any]:
-        """Constructor arguments of one `FlowBlock` for entities of these sizes."""
-        return dict(
-            heads=self.heads,
-            hidden=self.hidden or int(self.width * 8 / 3),
-            sizes=sizes,
-            dropout=self.dropout,
+    @property
+    def spec(self) -> LatentSpec:
+        return LatentSpec("continuous", self.entities.grid, self.channels)
+
+    @property
+    def block(self) -> BlockSpec:
+        """What the blocks are made of."""
+        return BlockSpec(
+            self.heads,
+            self.hidden or int(self.width * 8 / 3),
             norm_eps=self.norm_eps,
+            attention_dropout=self.dropout,
+            ffn_dropout=self.dropout,
             init_std=self.init_std,
             dtype=self.dtype,
         )
 
     def _stack(self, depth: int) -> nn.Module:
-        block = FlowBlock
-        if self.remat != "none":
-            block = nn.remat(block, prevent_cse=False, policy=REMAT_POLICIES[self.remat])
-        return nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
-            length=depth,
-        )(**self.block_arguments(self.entities.sizes))
+        return stack(FlowBlock, depth, remat=self.remat)(self.block, self.entities.sizes)
 
     def __call__(
         self, x: jax.Array, t: jax.Array, cond: dict, null: jax.Array | None = None
@@ -193,16 +185,16 @@ class XAR(nn.Module):
         condition = self.embed_condition(cond, null)[:, None] + self.embed_time(time_index(t))
         ends = self.entities.starts + np.asarray(self.entities.sizes)
         visible = ends[self.entities.of_token]
-        places = self.places(np.arange(self.entities.length))
+        positions = self.rotary(np.arange(self.entities.length))
         h = constrain(self.enter(x), "batch", None, None)
         for i in range(2):
-            h, _ = self.stack[i](h, condition, places, visible)
+            h, _ = self.stack[i](h, condition, positions, visible)
             h = self.between(h) if i == 0 else self.leave(h)
         return h
 
     def embed_condition(self, cond: dict, null: jax.Array) -> jax.Array:
         """The condition's vector, [B, D]."""
-        return self.conditioner(cond, null)[0][:, 0]
+        return self.conditioner(cond, null).vector
 
     def embed_time(self, index: jax.Array) -> jax.Array:
         """Times of `time_index` [...] -> [..., D]."""
@@ -225,26 +217,29 @@ class XAR(nn.Module):
         return h + rows.astype(h.dtype)
 
     @nn.nowrap
-    def places(self, tokens: np.ndarray) -> Places:
+    def rotary(self, tokens: np.ndarray) -> SlotPositions:
         """Rotary positions of tokens [...], as arrays [..., H / 2]."""
         coordinates, head_dim = self.entities.coordinates[tokens], self.width // self.heads
         angles = rotary_angles(
             coordinates.reshape(-1, coordinates.shape[-1]), head_dim, self.rope_base
         ).reshape(*tokens.shape, -1)
-        return Places(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), None)
+        return SlotPositions(
+            np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), None
+        )
 
-    def training_nll(
-        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, float]:
-        """The squared error of each token's velocity, summed over its channels, and its weight, both [B, L];
-        no z-loss. `key` draws a logit-normal time for each entity, and the noise."""
+    def loss(
+        self, codes: jax.Array, cond: dict, null: jax.Array, key: jax.Array, progress: Any = 1.0
+    ) -> Loss:
+        """Returns the squared error of each token's velocity, summed over its channels. `key` draws a
+        logit-normal time for each entity, and the noise."""
         time_key, noise_key = jax.random.split(key)
         t = flow.sample_times(time_key, (len(codes), self.entities.count))
         error = self._error(codes, t, jax.random.normal(noise_key, codes.shape), cond, null)
-        return error, jnp.ones(error.shape), 0.0
+        return Loss(error, jnp.ones(error.shape), {})
 
-    def evaluation_nll(self, codes: jax.Array, cond: dict) -> jax.Array:
-        """An estimate of the training loss of an image as a sum, [B]: the mean over rounds at fixed times
+    def evaluate(self, codes: jax.Array, cond: dict) -> jax.Array:
+        """Returns an estimate of the training loss of an image as a sum, [B]: the mean over rounds at
+        fixed times
         (`evaluation_times`) with noise that is the same for every image. It is no likelihood."""
         times = evaluation_times(self.entities.count)
 
@@ -264,7 +259,7 @@ class XAR(nn.Module):
         return jnp.sum(jnp.square(velocity - (eps - x0)), axis=-1)
 
     @property
-    def terms(self) -> int:
+    def variables_per_position(self) -> int:
         """Variables of a token."""
         return self.channels
 
@@ -290,37 +285,18 @@ class XAR(nn.Module):
         t = jnp.zeros((1, self.entities.count))
         return self.init(rng, x, t, self.conditioner.example(1))["params"]
 
-    @nn.nowrap
-    def times(self) -> np.ndarray:
-        """The times of sampling an entity, float64 [steps + 1]."""
-        return flow.solver_times(self.solver, self.steps)
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations that draw an image, each of one entity; with guidance also of its null."""
-        of_entity = flow.evaluations(self.solver, self.steps)
-        return of_entity * self.entities.count + self.entities.count - 1
-
 
 def check(model: XAR) -> None:
     """Raises UserError for settings that do not fit together."""
     if model.width % model.heads:
         raise UserError(f"generator width {model.width} is not divisible by {model.heads} heads")
-    if model.conditioner.num_slots != 1 or model.conditioner.context_slots:
+    if "vector" not in model.conditioner.gives:
         raise UserError(
             "xar takes a class as its condition: set generator.conditioning.name to class"
         )
     pair = isinstance(model.depth, Sequence) and len(model.depth) == 2
-    if not pair or min(*model.depth, model.steps) < 1:
+    if not pair or min(model.depth) < 1:
         raise UserError(
-            f"generator.depth {model.depth} must be two numbers, a stack each, and they and "
-            f"generator.steps {model.steps} at least 1"
+            f"generator.depth {model.depth} must be two numbers, a stack each, and at least 1"
         )
-    model.times()
-    if model.remat not in ("none", *REMAT_POLICIES):
-        raise UserError(f"remat {model.remat!r} is none of none, {', '.join(REMAT_POLICIES)}")
-    low, high = model.guidance_interval
-    if not 0 <= low < high <= 1:
-        raise UserError(
-            f"generator.guidance_interval {model.guidance_interval}: 0 <= low < high <= 1 is needed"
-        )
+    check_remat(model.remat)

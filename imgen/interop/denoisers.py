@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from imgen.generators.denoisers import DiffusionHead, FlowHead
+from imgen.generators.denoising_heads import DiffusionHead, FlowHead
 from imgen.interop.table import Row, Transform, cut_layer, layer, norm
 
 
 def mar_head_from_config(config: Mapping[str, Any]) -> DiffusionHead:
     """The head of an official configuration."""
     return DiffusionHead(
-        config["target_channels"],
-        config["z_channels"],
+        channels=config["target_channels"],
+        hidden=config["z_channels"],
         width=config["width"],
         depth=config["depth"],
-        steps=int(config["num_sampling_steps"]),
+        time_features=config.get("time_freq_dim", 256),
         train_steps=config["train_steps"],
     )
 
@@ -38,14 +38,13 @@ def mar_rows(prefix: str = "net.") -> list[Row]:
 def ming_head_from_config(config: Mapping[str, Any]) -> FlowHead:
     """The head of an official configuration."""
     return FlowHead(
-        config["channels"],
-        config["hidden"],
+        channels=config["channels"],
+        hidden=config["hidden"],
         width=config["width"],
         depth=config["depth"],
         ffn="swiglu",
         ratio=config["mlp_mult"],
         features=config["width"],
-        steps=config["num_sampling_steps"],
     )
 
 

@@ -32,7 +32,7 @@ def generator_from_config(config: Mapping[str, Any], grid: tuple[int, ...]) -> G
 
 def rows(generator: Generator) -> list[Row]:
     """The conversion table. A single sub-code has one table and no projection."""
-    parts, width = generator.coding.parts, generator.width
+    parts, width = generator.head.parts, generator.width
     if parts == 1:
         codes = [
             Row("tok_embedder.weight", "tokens/embedding", FIRST),

@@ -12,6 +12,7 @@ import numpy as np
 
 from imgen.conditioning import ClassLabels
 from imgen.generators import Generator, make_generator
+from imgen.generators.plan import Kind
 from imgen.interop.table import GATE_UP, LINEAR, SAME, Row, Transform
 from imgen.latents import LatentSpec
 from imgen.nn.mlp import swiglu_hidden
@@ -57,7 +58,7 @@ def rows(generator: Generator) -> list[Row]:
             Row("cls_embedding.cap_proj.fc2.weight", "conditioner/fc2/kernel", LINEAR),
         ]
     table.append(Row("tok_embeddings.weight", "tokens/embedding"))
-    if generator.plan.num_special:
+    if Kind.SPECIAL in generator.plan.fed:
         table.append(Row("spe_tok_embeddings.special_embeddings.weight", "special"))
     if generator.position == "learned":
         table.append(Row("abs_pe", "position_table", Transform(lambda x: x[0], lambda x: x[None])))
@@ -66,7 +67,7 @@ def rows(generator: Generator) -> list[Row]:
         table.append(Row(f"{output}.weight", f"head_{head}/output/kernel", LINEAR))
     table += block_rows(generator, "layers.{i}", "transformer/blocks_0", lambda t: t)
     for extra in range(1, generator.plan.heads):
-        layer = f"layers.{generator.depth + extra - 1}"
+        layer = f"layers.{generator.transformer.depth + extra - 1}"
         table += block_rows(generator, layer, f"transformer/blocks_{extra}", _one_layer)
     return table
 
@@ -81,7 +82,8 @@ def _head_names(generator: Generator) -> list[tuple[str, str]]:
 
 def block_rows(generator: Generator, official: str, ours: str, stacking) -> list[Row]:
     """Rows of one group of Llama blocks; `stacking` changes the transforms of unstacked ones."""
-    heads, kv_heads = generator.heads, generator.kv_heads or generator.heads
+    spec = generator.transformer.spec
+    heads, kv_heads = spec.heads, spec.kv_heads or spec.heads
     return [
         Row(official + o, f"{ours}/{p}", stacking(transform))
         for o, p, transform in (

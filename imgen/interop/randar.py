@@ -7,21 +7,20 @@ from imgen.generators import Generator, make_generator
 from imgen.interop import llamagen
 from imgen.interop.table import Row
 from imgen.latents import LatentSpec
+from imgen.nn.mlp import swiglu_hidden
 
 
-def generator_from_config(
-    config: Mapping[str, Any], grid: tuple[int, ...], steps: int | None = None
-) -> Generator:
-    """The Generator of an official configuration, without dropout; `steps`: parallel decoding."""
+def generator_from_config(config: Mapping[str, Any], grid: tuple[int, ...]) -> Generator:
+    """Returns the Generator of an official configuration, without dropout."""
     return make_generator(
         LatentSpec("index", grid, config["vocab_size"]),
         plan="random",
         plan_options={},
-        decoding=None if steps is None else dict(steps=steps),
         conditioning=dict(name="class", num_classes=config["num_classes"]),
         width=config["dim"],
         depth=config["n_layer"],
         heads=config["n_head"],
+        hidden=swiglu_hidden(config["dim"], config.get("multiple_of", 256)),
         dropout=0.0,
     )
 

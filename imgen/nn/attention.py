@@ -94,7 +94,7 @@ def attend_beside(
     return out.swapaxes(1, 2)
 
 
-class Places(NamedTuple):
+class SlotPositions(NamedTuple):
     """Where slots stand. T slots, or [B, T, ...] where each sample has its own.
 
     cos, sin: [T, H / 2] of their rotary positions, None without rotation.
@@ -133,7 +133,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: jax.Array,  # [B, T, D]
-        places: Places,
+        positions: SlotPositions,
         visible: jax.Array,  # [T]
         key_valid: jax.Array | None = None,  # [B, S]
         context: jax.Array | None = None,  # [B, C, D]
@@ -169,9 +169,9 @@ class Attention(nn.Module):
             if self.qk_norm == "layer":
                 norm = functools.partial(nn.LayerNorm, dtype=self.dtype)
             q, k = norm(self.norm_eps, name="q_norm")(q), norm(self.norm_eps, name="k_norm")(k)
-        if places.cos is not None:
-            q = rotate(q, places.cos, places.sin)
-            rotated = rotate(k[:, before:], places.cos, places.sin)
+        if positions.cos is not None:
+            q = rotate(q, positions.cos, positions.sin)
+            rotated = rotate(k[:, before:], positions.cos, positions.sin)
             k = jnp.concatenate([k[:, :before], rotated], axis=1) if before else rotated
         if cache is not None and not write:
             out = attend_beside(q, cache, start, k, v)

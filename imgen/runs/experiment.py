@@ -12,9 +12,9 @@ from ml_collections import FrozenConfigDict
 from imgen.config import plain
 from imgen.config.construct import construct
 from imgen.config.types import check_range
-from imgen.decoding import Filters, Guidance
+from imgen.decoding import sampling_from
 from imgen.errors import UserError, did_you_mean
-from imgen.generators import GENERATORS, Generator
+from imgen.generators import LatentModel, build_model
 from imgen.interop import lpips
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import make_mesh
@@ -88,7 +88,9 @@ class Experiment:
         self.data = construct(RunData, data, "config.data")
         self.tokenizer = build_tokenizer(tokenizer)
         self.spec: LatentSpec = self.tokenizer.spec(self.data.image_size)
-        self.model = None if generator is None else build_generator(generator, self.spec)
+        self.model: LatentModel | None = None
+        if generator is not None:
+            self.model = build_model(generator, self.spec)
         for name in train:
             if name not in STAGES:
                 hint = did_you_mean(name, STAGES) or f"there are {', '.join(STAGES)}"
@@ -114,10 +116,8 @@ class Experiment:
                 "sample_latents draws latents from images, but data.source holds stored ones: read the "
                 "images, or set it to False"
             )
-        self.guidance = construct(
-            Guidance, stage.task.pop("guidance", {}), "train.generator.guidance"
-        )
-        self.filters = construct(Filters, stage.task.pop("filters", {}), "train.generator.filters")
+        groups = ("guidance", "filters", "sampling")
+        self.sampling = sampling_from({name: stage.task.pop(name, {}) for name in groups})
 
     @property
     def has_tokenizer(self) -> bool:
@@ -143,8 +143,7 @@ class Experiment:
             )
             return construct(TokenizerTask, arguments, where, **given)
         default = dict(tokenizer=self.tokenizer, tokenizer_params=None)
-        sampling = dict(guidance=self.guidance, filters=self.filters)
-        given = {**default, **given, **sampling}
+        given = {**default, **given, "sampling": self.sampling}
         return construct(GeneratorTask, settings.task, where, generator=self.model, **given)
 
     @functools.cached_property
@@ -191,15 +190,6 @@ def build_tokenizer(arguments: dict, where: str = "tokenizer") -> nn.Module:
         if isinstance(arguments.get(part), dict):
             arguments[part] = build_tokenizer(arguments[part], f"{where}.{part}")
     return construct(TOKENIZERS[name], arguments, where)
-
-
-def build_generator(arguments: dict, spec: LatentSpec) -> Generator:
-    """The model over the latents of `spec` that {"name": key of GENERATORS, ...} describes."""
-    arguments = {**arguments, "dtype": _dtype(arguments, "generator")}
-    name = arguments.pop("name", "plan")
-    if name not in GENERATORS:
-        raise UserError(f"generator.name {name!r} is none of {', '.join(GENERATORS)}")
-    return construct(GENERATORS[name], arguments, "generator", spec=spec)
 
 
 def _dtype(arguments: dict, where: str) -> jnp.dtype:

@@ -42,7 +42,7 @@ def measurable(settings) -> list[str]:
     if "tokenizer" in settings.train:
         there += ["reconstruction", "prefixes"] if tokenizer.nested else ["reconstruction"]
     if "generator" in settings.train:
-        if not evaluation_task("generator", settings).generator.has_likelihood:
+        if evaluation_task("generator", settings).generator.likelihood == "none":
             return [*there, "error"]
         there += ["likelihood", "baselines"] if spec.kind == "index" else ["likelihood"]
     return there

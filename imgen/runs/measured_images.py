@@ -14,6 +14,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from imgen import config
+from imgen.conditioning import conditions_for
 from imgen.errors import UserError
 from imgen.evaluation.images import bicubic, sample_files
 from imgen.evaluation.images.image_set import Fit, ImageSet, open_images
@@ -24,7 +25,7 @@ from imgen.runs.stages import images_of
 from imgen.runs.trained import load_tokenizer
 from imgen.training.generator_task import sampler
 from imgen.training.reconstructions import reconstructed, reconstructor
-from imgen.training.sampling import num_classes, sample_labels, sample_set
+from imgen.training.sampling import sample_set
 
 SPLITS = ("train", "eval")  # of a run's data, as references
 
@@ -86,19 +87,18 @@ class Subject:
 def samples(request: Request, sharding: NamedSharding) -> Subject:
     """Drawn from the run's generator: `num` of them, label and random numbers by their number."""
     settings = config.read_config(request.workdir)
-    run, guidance, filters = drawing.open_generator(
-        request.workdir, request.checkpoint, request.choices
+    run, sampling = drawing.open_generator(request.workdir, request.checkpoint, request.choices)
+    conditions = conditions_for(
+        run.module.conditioner, request.num or 50_000, request.class_balance, request.seed
     )
-    classes = num_classes(run.module.conditioner)
-    labels = sample_labels(request.num or 50_000, classes, request.class_balance, request.seed)
     images = sample_set(
-        sampler(run.module, run.tokenizer, guidance, filters),
-        *_everywhere((run.params, run.tokenizer_params), sharding), labels,
+        sampler(run.module, run.tokenizer, sampling),
+        *_everywhere((run.params, run.tokenizer_params), sharding), conditions,
         jax.random.key(request.seed), name=f"samples of {request.workdir}",
         size=(settings.data.image_size,) * 2, sharding=sharding,
     )  # fmt: skip
-    protocol = drawing.protocol(run, guidance, request.class_balance)
-    about = drawing.describe(run, guidance, filters) | {"seed": request.seed}
+    protocol = drawing.protocol(run, sampling, request.class_balance)
+    about = drawing.describe(run, sampling) | {"seed": request.seed}
     reference = functools.partial(images_of, settings, "train", request.reference_num)
     return _sized(Subject(images, reference, protocol=protocol, about=about), request.resize_to)
 

@@ -15,9 +15,9 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from imgen import config
-from imgen.decoding import Filters, Guidance
+from imgen.decoding import Sampling, check_sampling
 from imgen.errors import UserError
-from imgen.generators import Generator
+from imgen.generators import LatentModel
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import batch_sharding, make_mesh, replicated, whole_batch
 from imgen.report import pixels as images
@@ -81,7 +81,7 @@ class TrainedTokenizer:
 class TrainedGenerator:
     """A generator and the tokenizer that its checkpoint carries, with their parameters."""
 
-    module: Generator
+    module: LatentModel
     params: Any
     tokenizer: nn.Module
     tokenizer_params: Any  # None where it was trained on stored codes without a tokenizer
@@ -142,21 +142,23 @@ class Run:
         tokenizer = experiment.tokenizer
         return TrainedGenerator(experiment.model, params, tokenizer, tokenizer_params, step)
 
-    def sampling(
-        self,
-        guidance: float | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-    ) -> tuple[Guidance, Filters]:
-        """How samples are drawn: as the run says, but for what was asked for."""
+    def sampling(self, **asked: Any) -> Sampling:
+        """Returns how samples are drawn: as the run says, but for what was asked for, by the names of the
+        flags (None: as the run says). Raises UserError for what does not fit the model."""
         experiment = self.experiment
         experiment.task("generator")
-        filters = dict(temperature=temperature, top_k=top_k, top_p=top_p)
-        return (
-            _replaced(experiment.guidance, scale=guidance),
-            _replaced(experiment.filters, **filters),
+        own, asked = experiment.sampling, {k: v for k, v in asked.items() if v is not None}
+        names = dict(guidance="scale", guidance_interval="interval")
+        guidance = {new: asked.pop(old) for old, new in names.items() if old in asked}
+        filters = {k: asked.pop(k) for k in ("temperature", "top_k", "top_p") if k in asked}
+        sampling = dataclasses.replace(
+            own,
+            guidance=dataclasses.replace(own.guidance, **guidance),
+            filters=dataclasses.replace(own.filters, **filters),
+            **asked,
         )
+        check_sampling(experiment.model, sampling)
+        return sampling
 
     def shapes(self, stage: str) -> Any:
         """Shapes of the parameters in the newest readable checkpoint of a stage; nothing is loaded.

@@ -196,7 +196,7 @@ class FlexTok(Tokenizer):
         keep: jax.Array | int | None = None,
         rng: jax.Array | None = None,
         steps: int | None = None,
-        guidance: flow.Guidance | None = None,
+        guidance: flow.ProjectedGuidance | None = None,
     ) -> jax.Array:
         """Turns codes [B, k], k <= K, into images [B, H, W, 3], not clipped.
 
@@ -204,7 +204,7 @@ class FlexTok(Tokenizer):
         rng: draws the noise that decoding starts from: keys [B], one an image, or one key for all, which then
             start from the same noise, so that the same codes give the same image in any batch; so does
             jax.random.key(0) where none is given.
-        steps: Euler steps.   guidance: e.g. `flow.Guidance(3.0)`. The module's own by default.
+        steps: Euler steps.   guidance: e.g. `flow.ProjectedGuidance(3.0)`. The module's own by default.
 
         Raises UserError for more codes than the module has registers, or a number `keep` out of range.
         """
@@ -222,7 +222,7 @@ class FlexTok(Tokenizer):
         noise: jax.Array,
         keep: jax.Array | int | None = None,
         steps: int | None = None,
-        guidance: flow.Guidance | None = None,
+        guidance: flow.ProjectedGuidance | None = None,
     ) -> jax.Array:
         """Decodes as `decode` from given noise [B, h, w, C], without the VAE: latents [B, h, w, C]."""
         batch, given = codes.shape[:2]

@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from imgen.conditioning import conditions_for
 from imgen.config.construct import construct
 from imgen.evaluation.images.image_set import ImageSet
 from imgen.evaluation.images.progress import with_progress
@@ -43,7 +44,7 @@ from imgen.parallel.mesh import batch_sharding, whole_batch
 from imgen.training.evaluator import Evaluator, Poll
 from imgen.training.generator_task import GeneratorTask, averaged
 from imgen.training.reconstructions import reconstructed, reconstructor
-from imgen.training.sampling import num_classes, sample_labels, sample_set
+from imgen.training.sampling import sample_set
 from imgen.training.task import State
 from imgen.training.tokenizer_task import TokenizerTask
 
@@ -176,7 +177,7 @@ def of_samples(
 ) -> Evaluator:  # fmt: skip
     """Of `num` samples of a generator, the same labels and random numbers every time; how: fields of
     FeatureMetrics."""
-    drawn = sample_labels(num, num_classes(task.generator.conditioner), labels, seed)
+    drawn = conditions_for(task.generator.conditioner, num, labels, seed)
 
     def make(state: State, sharding: NamedSharding) -> ImageSet:
         return sample_set(

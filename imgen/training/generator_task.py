@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from imgen.config.construct import construct
-from imgen.decoding import Filters, Guidance, check_drawing, draw_latents
+from imgen.decoding import Sampling, check_sampling, draw_latents
 from imgen.errors import UserError
-from imgen.generators import Generator
+from imgen.generators import LatentModel
 from imgen.parallel.constrain import constrain
 from imgen.report import pixels as images
 from imgen.training import optim
@@ -50,7 +50,7 @@ SHARDING_RULES = [
     (r"^params/positions_\d$", (None, "fsdp")),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
     (
-        r"^params/.*(scale|bias|special|query|mask|start|positions|position_table|null_features)$",
+        r"^params/.*(scale|bias|special|query|mask|start|positions|position_table|target_table|slot_table|null_features)$",
         (),
     ),
     (r"^tokenizer/", ()),
@@ -80,11 +80,11 @@ class GeneratorTask:
     sample_latents: training draws an image's latents anew at every visit, where its tokenizer can (bits,
         continuous latents), as ELM does; evaluation takes the likeliest.
     microbatches: passes that a batch is cut into.
-    guidance, filters, num_samples: of the pictures.
+    sampling, num_samples: of the pictures.
     trained: parameters of another generator, by path, to start from (`training.warm_start`).
     """
 
-    generator: Generator
+    generator: LatentModel
     tokenizer: nn.Module | None
     tokenizer_params: Any
     optimizer: dict
@@ -94,8 +94,7 @@ class GeneratorTask:
     ema_decay: float = 0.0
     sample_latents: bool = False
     microbatches: int = 1
-    guidance: Guidance = Guidance()
-    filters: Filters = Filters()
+    sampling: Sampling = Sampling()
     num_samples: int = 64
     trained: dict[str, np.ndarray] | None = None
 
@@ -105,9 +104,9 @@ class GeneratorTask:
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         self.sharding_rules = SHARDING_RULES
-        if self.z_loss and not self.generator.has_likelihood:
+        if self.z_loss and self.generator.likelihood == "none":
             raise UserError("z_loss keeps logits small and this generator has none: set it to 0")
-        check_drawing(self.generator, self.guidance, self.filters)
+        check_sampling(self.generator, self.sampling)
 
     @property
     def variables(self) -> int:
@@ -139,21 +138,27 @@ class GeneratorTask:
             draw_key = jax.random.fold_in(rng, 3) if self.sample_latents else None
             codes = self._codes(state, batch, draw_key)
             null = jax.random.bernoulli(drop_key, self.condition_dropout, codes.shape[:1])
-            nll, weight, log_normalizer = self.generator.apply(
+            found = self.generator.apply(
                 {"params": params},
                 codes,
                 self._condition(batch),
                 null,
                 jax.random.fold_in(rng, 2),
+                state["step"] / self.total_steps,
                 rngs={"dropout": dropout_key},
-                method="training_nll",
+                method="loss",
             )
             valid = batch.get("valid", jnp.ones(len(codes)))
-            nll = mean_nll(nll, weight * valid[:, None]) / self.generator.terms
-            loss = nll + self.z_loss * log_normalizer if self.z_loss else nll
-            return loss, {"nll": nll}
+            weight = found.weight * valid[:, None]
+            nll = mean_nll(found.per_position, weight) / self.generator.variables_per_position
+            loss = nll
+            if self.z_loss:
+                loss += self.z_loss * mean_nll(found.extra["log_normalizer"], weight)
+            return loss, {"nll": nll, "weight": jnp.sum(weight)}
 
-        loss, means, gradient = accumulate(loss_fn, state["params"], batch, rng, self.microbatches)
+        loss, means, gradient = accumulate(
+            loss_fn, state["params"], batch, rng, self.microbatches, lambda aux: aux["weight"]
+        )
         updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
         new = {
             **state,
@@ -176,23 +181,25 @@ class GeneratorTask:
         """Sums over the images that count."""
         codes = self._codes(state, batch)
         nll = self.generator.apply(
-            {"params": averaged(state)}, codes, self._condition(batch), method="evaluation_nll"
+            {"params": averaged(state)}, codes, self._condition(batch), method="evaluate"
         )
         return {"nll": jnp.sum(nll * batch["mask"]), "images": jnp.sum(batch["mask"])}
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         per_image = float(sums["nll"] / max(sums["images"], 1))
         loss = {"loss": per_image / self.variables}
-        return {**loss, "nats_per_image": per_image} if self.generator.has_likelihood else loss
+        if self.generator.likelihood == "none":
+            return loss
+        return {**loss, "nats_per_image": per_image}
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
-        """Samples for the conditions of a batch; for classes, each in turn."""
+        """Returns samples of the model's own conditions, each class in turn, or of a batch's."""
         if self.tokenizer is None:
             return {}
         cond = jax.tree.map(lambda x: x[: self.num_samples], self._condition(batch))
-        if "label" in cond:
-            labels = np.arange(self.num_samples) % self.generator.conditioner.num_classes
-            cond = {"label": jnp.asarray(labels, jnp.int32)}
+        own = self.generator.conditioner.default_conditions(self.num_samples, "balanced", 0)
+        if own is not None:
+            cond = jax.tree.map(jnp.asarray, own.rows(np.arange(self.num_samples)))
         pixels = self.draw(
             averaged(state), state["tokenizer"], cond, rng, jnp.arange(len(cond_leaf(cond)))
         )
@@ -201,7 +208,7 @@ class GeneratorTask:
     @functools.cached_property
     def draw(self) -> Callable[..., jax.Array]:
         """`sampler` of this task's settings, compiled once for each number of images."""
-        return sampler(self.generator, self.tokenizer, self.guidance, self.filters)
+        return sampler(self.generator, self.tokenizer, self.sampling)
 
     def _codes(self, state: State, batch: Batch, rng: jax.Array | None = None) -> jax.Array:
         """Codes [B, P, ...] of a batch: of stored latents, or of the frozen tokenizer's."""
@@ -228,16 +235,14 @@ def cond_leaf(cond: dict) -> jax.Array:
 
 
 def sampler(
-    generator: Generator, tokenizer: nn.Module, guidance: Guidance, filters: Filters
+    generator: LatentModel, tokenizer: nn.Module, sampling: Sampling = Sampling()
 ) -> Callable[..., jax.Array]:
-    """(params, tokenizer params, cond, key, sample numbers [B]) -> uint8 images [B, H, W, 3], sharded by
-    rows."""
+    """Returns (params, tokenizer params, cond, key, sample numbers [B]) -> uint8 images [B, H, W, 3], sharded
+    by rows."""
 
     @jax.jit
     def draw(params, tokenizer_params, cond, rng, sample_ids):
-        codes = draw_latents(
-            generator, params, cond, rng, sample_ids, guidance=guidance, filters=filters
-        )
+        codes = draw_latents(generator, params, cond, rng, sample_ids, sampling)
         pixels = tokenizer.apply({"params": tokenizer_params}, codes, method="decode")
         return constrain(images.to_uint8(pixels), "batch", None, None, None)
 

@@ -1,6 +1,7 @@
 """Gradient accumulation: a batch in several smaller passes, with one optimiser update."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,18 @@ from imgen.parallel.constrain import constrain
 
 
 def accumulate(
-    loss_fn: Callable, params, batch: dict[str, jax.Array], rng: jax.Array, microbatches: int = 1
+    loss_fn: Callable,
+    params,
+    batch: dict[str, jax.Array],
+    rng: jax.Array,
+    microbatches: int = 1,
+    weigh: Callable[[Any], jax.Array] | None = None,
 ):
     """Mean loss, auxiliary values and gradient of `batch`, `microbatches` passes one after another.
 
-    loss_fn: (params, batch, rng) -> (loss, aux): a mean over its batch, so that the mean over equal
-      parts is the mean over the whole.
+    loss_fn: (params, batch, rng) -> (loss, aux): a mean over its batch.
+    weigh: aux -> the sum of the weights of that mean, where parts may differ in it: the result is then the
+      sum over the whole batch by the sum of its weights. None: all parts weigh the same.
     batch: arrays [B, ...]; part m holds the examples m, m + M, ... of the batch, so that every
       device keeps its own examples. Each part's key is folded from `rng` and m.
 
@@ -36,7 +43,8 @@ def accumulate(
 
     def part(m, small):
         (loss, aux), gradient = value_and_grad(params, small, jax.random.fold_in(rng, m))
-        return loss, aux, gradient
+        weight = jnp.ones(()) if weigh is None else weigh(aux)
+        return jax.tree.map(lambda x: x * weight, (loss, aux, gradient)), weight
 
     def add(total, xs):
         return jax.tree.map(jnp.add, total, part(*xs)), None
@@ -44,5 +52,5 @@ def accumulate(
     parts = jax.tree.map(split, batch)
     shapes = jax.eval_shape(part, 0, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))
-    return jax.tree.map(lambda x: x / microbatches, total)
+    (total, weight), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))
+    return jax.tree.map(lambda x: x / jnp.maximum(weight, 1.0), total)

@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.decoding import Filters, Guidance, check_drawing, decoding_params, generate
-from imgen.decoding.generate import token_noise
+from imgen.decoding import (
+    Filters,
+    Guidance,
+    Sampling,
+    check_sampling,
+    decoding_params,
+    generate,
+)
 from imgen.decoding.guidance import guidance_weights
 from imgen.errors import UserError
 from imgen.generators.arrays import Purpose, content_keys, fold, sample_keys
+from imgen.generators.head import token_noise
 from imgen.generators.orders import raster
 from imgen.generators.plan import Kind
 from imgen.parallel.mesh import make_mesh, specs
@@ -20,14 +27,20 @@ from tests.generators.test_generator import build
 
 CHANNELS = 3
 MLP = {"width": 16, "depth": 1}
-FLOW = {"head": "flow", "head_options": {**MLP, "steps": 3}}
-MING = {"head_options": {**MLP, "steps": 2, "ffn": "swiglu", "features": 8, "solver": "heun"}}
-DIFFUSION = {"head": "diffusion", "head_options": {**MLP, "steps": 4, "train_steps": 20}}
+FLOW = {"head": "flow", "head_options": MLP}
+MING = {"head_options": {**MLP, "ffn": "swiglu", "features": 8}}
+DIFFUSION = {"head": "diffusion", "head_options": {**MLP, "train_steps": 20}}
 MODELS = {
     "raster": ((2, 3), DIFFUSION),
     "nar": ((3, 3), FLOW),
     "random": ((2, 3), MING),
     "token_shuffle": ((4, 4), {**FLOW, "shuffle_blocks": 0}),
+}
+SOLVERS = {
+    "raster": dict(solver_steps=4),
+    "nar": dict(solver_steps=3),
+    "random": dict(solver_steps=2, solver="heun"),
+    "token_shuffle": dict(solver_steps=3),
 }
 
 
@@ -37,7 +50,7 @@ def model(plan):
     grid, head = MODELS[plan]
     generator, params = build(plan, grid, channels=CHANNELS, depth=1, **head)
     positions, order = generator.plan.positions, None
-    if generator.plan.by_sample:
+    if plan == "random":
         order = np.random.default_rng(0).permutation(positions)
         order = jnp.tile(jnp.asarray(order), (positions + 1, 1))
 
@@ -74,7 +87,8 @@ def test_guided_cached_decoding_is_the_head_on_two_full_forward_passes(plan):
     batch = positions + 1
     latents, features = generate(
         generator, decoding_params(params), {"label": jnp.arange(batch) % 3}, key, order=order,
-        guidance=Guidance(2.0), filters=Filters(temperature=0.9), segments=1, return_logits=True,
+        sampling=Sampling(Guidance(2.0), Filters(temperature=0.9), **SOLVERS[plan]), segments=1,
+        return_out=True,
     )  # fmt: skip
     assert latents.shape == (batch, *MODELS[plan][0], CHANNELS) and latents.dtype == jnp.float32
     codes = np.asarray(generator.to_codes(latents))
@@ -84,17 +98,19 @@ def test_guided_cached_decoding_is_the_head_on_two_full_forward_passes(plan):
 
     if order is not None:  # decoding counts along the order
         codes, given, null = (x[:, np.asarray(order[0])] for x in (codes, given, null))
-    mlp = generator.coding.denoiser(jnp.float32)
+    head = generator.head.inner if plan == "token_shuffle" else generator.head
+    mlp, how = head.network(), SOLVERS[plan]
+    solver = head.solver(how.get("solver"), how["solver_steps"], None)
 
     @jax.jit
     def draw():
         keys = fold(sample_keys(key, jnp.arange(batch)), Purpose.DRAWS)
-        noise = token_noise(keys, jnp.arange(positions), generator.unit_shape)
+        noise = token_noise(keys, jnp.arange(positions), generator.head.code_shape)
 
         def run(method, *args):
             return mlp.apply({"params": params["denoiser"]}, *args, method=method)
 
-        return generator.coding.sample(run, given, null, 2.0, noise, 0.9)
+        return head.sample(run, given, null, 2.0, noise, solver, 0.9)
 
     drawn = np.asarray(draw())
     np.testing.assert_allclose(codes, drawn, atol=1e-3 * np.abs(drawn).max())
@@ -107,7 +123,15 @@ def test_an_image_depends_on_its_number_not_on_its_batch_or_the_compilation():
     def run(ids, segments):
         cond, ids = {"label": labels[ids]}, np.array(ids)
         return np.asarray(
-            generate(generator, weights, cond, jax.random.key(5), sample_ids=ids, segments=segments)
+            generate(
+                generator,
+                weights,
+                cond,
+                jax.random.key(5),
+                sample_ids=ids,
+                segments=segments,
+                sampling=Sampling(**SOLVERS["random"]),
+            )  # fmt: skip
         )
 
     together = run(range(6), 1)
@@ -119,7 +143,13 @@ def test_guidance_of_one_is_no_guidance_bit_for_bit():
     generator, params, *_ = model("raster")
     cond, weights = {"label": jnp.array([0, 1])}, decoding_params(params)
     plain, linear = (
-        generate(generator, weights, cond, jax.random.key(0), guidance=guidance)
+        generate(
+            generator,
+            weights,
+            cond,
+            jax.random.key(0),
+            sampling=Sampling(guidance, **SOLVERS["raster"]),
+        )  # fmt: skip
         for guidance in (Guidance(1.0), Guidance(1.0, schedule="linear"))
     )
     np.testing.assert_array_equal(plain, linear)
@@ -184,7 +214,7 @@ def test_the_mlp_is_cut_over_both_axes_and_not_decayed():
 
 def test_filters_of_codes_are_refused():
     generator, *_ = model("nar")
-    check_drawing(generator, Guidance(2.0), Filters(temperature=0.5))
+    check_sampling(generator, Sampling(Guidance(2.0), Filters(temperature=0.5)))
     for filters in (Filters(top_k=3), Filters(top_p=0.5)):
         with pytest.raises(UserError, match="continuous latents have none"):
-            check_drawing(generator, Guidance(), filters)
+            check_sampling(generator, Sampling(filters=filters))

@@ -5,43 +5,52 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.decoding import Filters, Guidance, decoding_params, generate
-from imgen.decoding.filters import draw, draw_bits, filter_logits
+from imgen.decoding import (
+    Filters,
+    Guidance,
+    Sampling,
+    check_sampling,
+    decoding_params,
+    draw_latents,
+    generate,
+    network_calls,
+)
 from imgen.decoding.guidance import guidance_weights
 from imgen.decoding.schedule import cut_calls
 from imgen.errors import UserError
 from imgen.generators.arrays import sample_keys
+from imgen.generators.filters import draw, draw_bits, filter_logits
 from imgen.generators.orders import next_neighbour, random_order_parallel, raster
-from tests.generators.test_generator import MODELS, build, random_condition
+from tests.generators.test_generator import MODELS, build, is_bits, random_condition
 
 GREEDY = Filters(temperature=0)
+LIKELIEST = Sampling(filters=GREEDY)
 
 
 @pytest.mark.parametrize("plan, grid, options, more", MODELS)
 def test_cached_decoding_equals_the_full_forward_pass(plan, grid, options, more):
     generator, params = build(plan, grid, options, **{"kv_heads": 1, **more})
     cond = random_condition(generator, 3)
-    order = generator.orders(jax.random.split(jax.random.key(4), 3), 3)
-    order = order if generator.plan.by_sample else None
+    order = generator.scheme.decoding(jax.random.split(jax.random.key(4), 3), generator.plan)
     latents, logits = generate(
         generator,
         decoding_params(params),
         cond,
         jax.random.key(0),
         order=order,
-        filters=GREEDY,
+        sampling=LIKELIEST,
         segments=2,
-        return_logits=True,
+        return_out=True,
     )
-    bits = (more["bits"],) if generator.coding.latent_shape else ()
+    bits = (more["bits"],) if generator.head.latent_shape else ()
     assert latents.shape == (3, *grid, *bits)
     codes = generator.to_codes(latents)
     keys = None
-    if generator.lexinvariant == 1:  # the same vectors as in decoding
+    if more.get("lexinvariant") == 1:  # the same vectors as in decoding
         keys = sample_keys(jax.random.key(0), jnp.arange(3))
     full = jax.jit(generator.apply)({"params": params}, codes, cond, order=order, keys=keys)
     np.testing.assert_allclose(logits, full, atol=5e-5)
-    likely = full > 0 if generator.coding.binary else full.argmax(-1)
+    likely = full > 0 if is_bits(generator) else full.argmax(-1)
     np.testing.assert_array_equal(codes, likely)
 
 
@@ -53,9 +62,9 @@ def test_padding_the_calls_changes_nothing():
             decoding_params(params),
             {"label": jnp.array([0, 1])},
             jax.random.key(0),
-            filters=GREEDY,
+            sampling=LIKELIEST,
             segments=segments,
-            return_logits=True,
+            return_out=True,
         )[1]
         for segments in (1, 7)
     ]
@@ -68,7 +77,7 @@ def test_bfloat16_decoding_is_float32_decoding_to_its_precision():
         generator, params = build(dtype=dtype)
         weights = decoding_params(params, dtype)
         _, logits[dtype] = generate(
-            generator, weights, cond, jax.random.key(0), filters=GREEDY, return_logits=True
+            generator, weights, cond, jax.random.key(0), sampling=LIKELIEST, return_out=True
         )
         assert logits[dtype].dtype == jnp.float32
     first = [v[:, 0] for v in logits.values()]  # later codes may differ
@@ -87,8 +96,8 @@ def test_text_padding_changes_nothing():
             decoding_params(params),
             {"text": f, "text_mask": mask},
             jax.random.key(0),
-            filters=GREEDY,
-            return_logits=True,
+            sampling=LIKELIEST,
+            return_out=True,
         )[1]
         for f in (features, features.at[0, :2].set(9.0), features.at[0, 4].set(9.0))
     ]
@@ -96,7 +105,7 @@ def test_text_padding_changes_nothing():
     assert jnp.abs(run[0] - run[2])[0].max() > 1e-3
 
 
-@pytest.mark.parametrize("plan, interval", [("raster", -1), ("nar", -1), ("nar", 5)])
+@pytest.mark.parametrize("plan, interval", [("raster", None), ("nar", None), ("nar", (0, 5))])
 def test_guided_logits_are_those_of_two_full_forward_passes(plan, interval):
     generator, params = build(plan, (3, 3))
     cond, guidance = {"label": jnp.array([0, 1])}, Guidance(3.0, interval=interval)
@@ -105,14 +114,13 @@ def test_guided_logits_are_those_of_two_full_forward_passes(plan, interval):
         decoding_params(params),
         cond,
         jax.random.key(0),
-        filters=GREEDY,
-        guidance=guidance,
-        return_logits=True,
+        sampling=Sampling(guidance, GREEDY),
+        return_out=True,
     )
     forward, codes = jax.jit(generator.apply), generator.to_codes(latents)
     given, null = (forward({"params": params}, codes, cond, jnp.full(2, n)) for n in (False, True))
     weight = guidance_weights(guidance, generator.plan)[generator.plan.decided_at][:, None]
-    assert (weight == 1).any() == (interval >= 0) and (weight == 3).any()
+    assert (weight == 1).any() == (interval is not None) and (weight == 3).any()
     np.testing.assert_allclose(logits, null + weight * (given - null), atol=2e-4)
 
 
@@ -125,9 +133,8 @@ def test_guidance_of_one_is_no_guidance_bit_for_bit():
             weights,
             cond,
             jax.random.key(0),
-            filters=GREEDY,
-            guidance=guidance,
-            return_logits=True,
+            sampling=Sampling(guidance, GREEDY),
+            return_out=True,
         )[1]
         for guidance in (Guidance(1.0), Guidance(1.0, schedule="linear"))
     )
@@ -142,9 +149,11 @@ def test_an_image_depends_on_its_number_not_on_its_batch_or_the_compilation():
         ids = jnp.asarray(ids)
         return generate(generator, weights, {"label": labels[ids]}, key, sample_ids=ids, **kwargs)
 
-    together = run(range(6), guidance=Guidance(2.0))
-    np.testing.assert_array_equal(together[4:], run([4, 5], guidance=Guidance(2.0)))
-    np.testing.assert_array_equal(together, run(range(6), guidance=Guidance(2.0), segments=4))
+    together = run(range(6), sampling=Sampling(Guidance(2.0)))
+    np.testing.assert_array_equal(together[4:], run([4, 5], sampling=Sampling(Guidance(2.0))))
+    np.testing.assert_array_equal(
+        together, run(range(6), sampling=Sampling(Guidance(2.0)), segments=4)
+    )
     assert len({row.tobytes() for row in np.asarray(together)}) > 1
 
 
@@ -177,22 +186,33 @@ def test_guidance_schedules():
         Guidance(3.0, schedule="linear_before", start=2.0), raster((2, 2))
     )
     np.testing.assert_allclose(open_ended, [2, 2.25, 2.5, 2.75])
+    by_power = guidance_weights(Guidance(16.0, "pow_cosine", power=2.75), raster((2, 2)))
+    expected = 1 + 15 * (1 - np.cos(np.pi * (np.arange(4) / 4) ** 2.75)) / 2
+    np.testing.assert_allclose(by_power, expected, rtol=1e-6)
+    np.testing.assert_array_equal(
+        guidance_weights(Guidance(4.0, "pow_cosine", power=0.0), raster((2, 2))), 4.0
+    )
     steps = random_order_parallel((4, 4), steps=7)
     by_step = guidance_weights(Guidance(4.0, schedule="linear_before"), steps)
     np.testing.assert_allclose(by_step, 1 + 3 * np.array([0, 1, 2, 4, 7, 10, 13]) / 16)
     # LlamaGen: the prefill and decode calls 0 ... k are guided. NAR: while at most k codes are decided.
-    assert (guidance_weights(Guidance(3.0, interval=2), plan) == 3).sum() == 4
-    assert (guidance_weights(Guidance(3.0, interval=3), next_neighbour((3, 3))) == 3).sum() == 3
+    assert (guidance_weights(Guidance(3.0, interval=(-1, 2)), plan) == 3).sum() == 4
+    assert (
+        guidance_weights(Guidance(3.0, interval=(-1, 3)), next_neighbour((3, 3))) == 3
+    ).sum() == 3
 
 
 def test_random_orders_differ_by_image_and_come_from_its_number():
-    generator, params = build("random", (3, 3), decoding={"steps": 4})
+    generator, params = build("random", (3, 3))
+    plan = random_order_parallel((3, 3), steps=4)
     weights, key = decoding_params(params), jax.random.key(5)
 
     def run(ids, **kwargs):
         cond = {"label": jnp.zeros(len(ids), jnp.int32)}
         ids = jnp.asarray(ids)
-        return generate(generator, weights, cond, key, sample_ids=ids, filters=GREEDY, **kwargs)
+        return generate(
+            generator, weights, cond, key, sample_ids=ids, sampling=LIKELIEST, plan=plan, **kwargs
+        )
 
     together = run([0, 1, 2, 3])
     np.testing.assert_array_equal(together[2:], run([2, 3]))
@@ -230,9 +250,55 @@ def test_calls_are_cut_where_it_pays():
         lambda: Guidance(0.5),
         lambda: Guidance(2.0, schedule="step"),
         lambda: Guidance(2.0, start=0.5),
+        lambda: Guidance(float("nan")),
+        lambda: Guidance(2.0, interval=(3, 1)),
+        lambda: Guidance(2.0, interval=(3,)),
+        lambda: Sampling(steps=0),
+        lambda: Sampling(solver="rk4"),
         lambda: draw_bits(jnp.zeros(3), jnp.zeros(3), Filters(top_k=2)),
     ],
 )
 def test_impossible_settings_are_refused(build_it):
     with pytest.raises(UserError):
         build_it()
+
+
+MASKED = dict(plan="masked", grid=(3, 3))
+
+
+@pytest.mark.parametrize(
+    "model, sampling, message",
+    [
+        (dict(plan="nar", grid=(3, 3)), Sampling(steps=4), "fixes its 5 calls"),
+        (dict(), Sampling(solver="heun"), "heads that denoise"),
+        (dict(), Sampling(solver_steps=4), "heads that denoise"),
+        (dict(), Sampling(method="masked"), "it takes cached"),
+        (dict(), Sampling(method="beam"), "it takes cached"),
+        (MASKED, Sampling(steps=10), "takes 1 to 9 steps"),
+        (MASKED | dict(channels=2), Sampling(method="masked"), "it takes mar"),
+        (MASKED | dict(bits=4), Sampling(method="titok"), "needs a categorical head"),
+        (dict(channels=2), Sampling(filters=Filters(top_k=2)), "continuous latents have none"),
+        (dict(channels=2, head="diffusion"), Sampling(solver="euler"), "no solver to choose"),
+        (dict(bits=4), Sampling(filters=Filters(top_p=0.5)), "bits have none"),
+    ],
+)
+def test_settings_that_a_model_has_no_use_for_are_refused(model, sampling, message):
+    generator, _ = build(**{**model, "depth": 1, "start": False})
+    with pytest.raises(UserError, match=message):
+        check_sampling(generator, sampling)
+
+
+def test_steps_change_the_calls_of_a_random_order():
+    generator, params = build("random", (3, 3))
+    cond, key, ids = {"label": jnp.arange(2)}, jax.random.key(0), jnp.arange(2)
+    calls, drawn = [], []
+    for steps in (None, 3):
+        sampling = Sampling(steps=steps, filters=GREEDY)
+        calls.append(network_calls(generator, sampling))
+        drawn.append(draw_latents(generator, params, cond, key, ids, sampling))
+    assert calls == [9, 4]
+    weights, plan = decoding_params(params), random_order_parallel((3, 3), steps=3)
+    found = generate(generator, weights, cond, key, sampling=LIKELIEST, plan=plan)
+    np.testing.assert_array_equal(drawn[1], found)
+    one_by_one = generate(generator, weights, cond, key, sampling=LIKELIEST)
+    np.testing.assert_array_equal(drawn[0], one_by_one)

@@ -80,10 +80,10 @@ def test_the_grids():
     np.testing.assert_allclose(flow.sde_times(5), [1, 0.76, 0.52, 0.28, 0.04, 0])
 
 
-@pytest.mark.parametrize("guidance", [flow.Guidance(1.0), flow.apg(1.0)])
+@pytest.mark.parametrize("guidance", [flow.ProjectedGuidance(1.0), flow.apg(1.0)])
 def test_guidance_1_is_the_conditional_branch_bit_for_bit(guidance):
     conditional, unconditional = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    guided, _ = flow.guide(conditional, unconditional, guidance)
+    guided, _ = flow.guide_velocity(conditional, unconditional, guidance)
     np.testing.assert_array_equal(guided, conditional)
 
     def never(x, t):
@@ -99,19 +99,21 @@ def test_guidance_1_is_the_conditional_branch_bit_for_bit(guidance):
 
 def test_guidance_extrapolates_and_projected_guidance_keeps_what_is_orthogonal():
     conditional, unconditional = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    guided, _ = flow.guide(conditional, unconditional, flow.Guidance(3.0))
+    guided, _ = flow.guide_velocity(conditional, unconditional, flow.ProjectedGuidance(3.0))
     np.testing.assert_allclose(guided, unconditional + 3 * (conditional - unconditional), atol=1e-5)
-    guided, _ = flow.guide(conditional, unconditional, flow.Guidance(3.0, threshold=0.5, eta=0.0))
+    guided, _ = flow.guide_velocity(
+        conditional, unconditional, flow.ProjectedGuidance(3.0, threshold=0.5, eta=0.0)
+    )
     added = np.asarray(guided - conditional)
     np.testing.assert_allclose((added * conditional).sum((1, 2)), 0, atol=1e-5)
     assert (np.sqrt((added**2).sum((1, 2))) <= 2 * 0.5 + 1e-5).all()
-    zero, _ = flow.guide(jnp.zeros((1, 4)), jnp.zeros((1, 4)), flow.apg())
+    zero, _ = flow.guide_velocity(jnp.zeros((1, 4)), jnp.zeros((1, 4)), flow.apg())
     np.testing.assert_array_equal(zero, 0)
 
 
 def test_momentum_runs_through_the_steps():
     """By hand: with v_c = 1 and v_u = 0 the difference is 1, then 1 - 0.5, then 1 - 0.25."""
-    guidance = flow.Guidance(2.0, momentum=-0.5)
+    guidance = flow.ProjectedGuidance(2.0, momentum=-0.5)
     ones = jnp.ones((1, 1))
     out = flow.solve(
         lambda x, t: ones,
@@ -132,7 +134,7 @@ def test_only_the_interval_is_guided_and_scales_may_differ_by_step():
                 lambda x, t: ones,
                 jnp.zeros((1, 1)),
                 flow.linear_times(4),
-                guidance=flow.Guidance(**arguments),
+                guidance=flow.ProjectedGuidance(**arguments),
                 both=lambda x, t: (ones, jnp.zeros((1, 1))),
             )[0, 0]
         )

@@ -14,9 +14,14 @@ from ml_collections import ConfigDict
 
 from imgen.data import SOURCES
 from imgen.data.source import Source
-from imgen.generators import PLANS
+from imgen.decoding import SAMPLERS, Sampling
+from imgen.decoding.samplers import Cached
+from imgen.generators.build import PLANS, Order
+from imgen.generators.code_heads import CategoricalHead
+from imgen.generators.heads import HEADS, LATENTS
 from imgen.generators.orders import raster
 from imgen.generators.plan import Plan
+from imgen.generators.schemes import SCHEMES, Fixed
 from imgen.latents import LatentSpec, height_width
 from imgen.tokenizers import TOKENIZERS, Tokenizer
 from imgen.training.optim import SCALINGS
@@ -30,6 +35,41 @@ def spiral(grid: tuple[int, int], num_cond: int = 1) -> Plan:
         order += left[0].tolist()
         left = np.rot90(left[1:])
     return raster(grid, num_cond, np.array(order))
+
+
+class Tied(CategoricalHead):
+    """A head: logits are products with the vectors of the codes."""
+
+    def setup(self):
+        self.tokens = nn.Embed(self.size, self.hidden, dtype=self.dtype)
+        self.norm = self.make_norms()
+
+    def read(self, exit: int, hidden: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
+        return self.tokens.attend(self.normed(exit, hidden)).astype(jnp.float32)
+
+
+class LikelierOfTwo(Cached):
+    """A sampler: draws each image twice and keeps the likelier one."""
+
+    def calls(self, model, sampling: Sampling) -> int:
+        return 2 * super().calls(model, sampling)
+
+    def draw(self, model, params, cond, rng, ids, sampling: Sampling) -> jax.Array:
+        drawn = [
+            super(LikelierOfTwo, self).draw(model, params, cond, key, ids, sampling)
+            for key in jax.random.split(rng)
+        ]
+        first, second = (
+            model.apply({"params": params}, model.to_codes(latents), cond, method="evaluate")
+            for latents in drawn
+        )
+        return jnp.where((first <= second)[:, None, None], *drawn)
+
+
+class FixedOrder(Fixed):
+    """A scheme: the plan's order, from which that sampler draws, too."""
+
+    samplers = (*Fixed.samplers, "likelier_of_two")
 
 
 class Palette(Tokenizer):
@@ -85,7 +125,10 @@ def sign(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return optax.scale_by_sign()
 
 
-PLANS["spiral"] = spiral
+PLANS["spiral"] = Order(spiral, scheme="fixed_order")
+SCHEMES["fixed_order"] = FixedOrder
+HEADS["tied"], LATENTS["tied"] = Tied, "index"
+SAMPLERS["likelier_of_two"] = LikelierOfTwo()
 TOKENIZERS["palette"] = Palette
 SOURCES["plain"] = Plain
 SCALINGS["sign"] = sign
@@ -109,6 +152,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             generator=dict(
                 plan="spiral",
                 plan_options=dict(),
+                head="tied",
                 conditioning=dict(name="class", num_classes=3),
                 width=16,
                 depth=1,

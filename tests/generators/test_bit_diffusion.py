@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.decoding import Filters, Guidance, draw_latents
+from imgen.decoding import Filters, Guidance, Sampling, draw_latents
 from imgen.errors import UserError
 from imgen.generators import make_generator
 from imgen.latents import LatentSpec
@@ -59,7 +59,7 @@ def test_samples_are_the_codes_of_their_texts(trained, scale):
     task, state, codes = trained
     drawn = draw_latents(
         task.generator, state["params"], two_texts(4), jax.random.key(0), jnp.arange(8),
-        guidance=Guidance(scale),
+        Sampling(Guidance(scale)),
     )  # fmt: skip
     assert drawn.shape == (8, 4, 6)
     assert np.mean(drawn == jnp.tile(codes, (4, 1, 1))) > 0.97
@@ -80,10 +80,10 @@ def test_a_sample_is_its_number_s_whatever_the_batch(trained):
 def test_what_does_not_fit_is_refused(trained):
     task, state, _ = trained
     args = task.generator, state["params"], two_texts(), jax.random.key(0), jnp.arange(2)
-    with pytest.raises(UserError, match="guidance has a scale only"):
-        draw_latents(*args, guidance=Guidance(2.0, schedule="linear"))
+    with pytest.raises(UserError, match="guidance has no schedule"):
+        draw_latents(*args, Sampling(Guidance(2.0, schedule="linear")))
     with pytest.raises(UserError, match="temperature only"):
-        draw_latents(*args, filters=Filters(top_k=3))
+        draw_latents(*args, Sampling(filters=Filters(top_k=3)))
     for spec, conditioning in (
         (LatentSpec("index", (4,), 6), TEXT),
         (SPEC, {"name": "class", "num_classes": 2}),

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from imgen.diffusion import gaussian as diffusion
+from imgen.diffusion.flow import Solver
 from imgen.errors import UserError
-from imgen.generators.denoisers import MAR, DiffusionHead, FlowHead, renorm
+from imgen.generators.denoisers import MAR
+from imgen.generators.denoising_heads import DiffusionHead, FlowHead
 
 MANY = 20_000
 
 
 def small(kind, **options):
-    return kind(3, 8, **{"width": 16, "depth": 2, **options})
+    return kind(channels=3, hidden=8, **{"width": 16, "depth": 2, **options})
 
 
 def noise(step):
@@ -24,16 +26,16 @@ def noise(step):
     "size, hidden, millions", [("B", 768, 35.8), ("L", 1024, 72.2), ("H", 1280, 151.2)]
 )
 def test_published_sizes_have_the_published_numbers_of_parameters(size, hidden, millions):
-    head = DiffusionHead(16, hidden, **MAR[size])
-    mlp, tokens = head.denoiser(jnp.float32), jnp.zeros((1, 16))
-    z = jnp.zeros((1, *head.logits_shape))
+    head = DiffusionHead(channels=16, hidden=hidden, **MAR[size])
+    mlp, tokens = head.network(), jnp.zeros((1, 16))
+    z = jnp.zeros((1, *head.out_shape))
     shapes = jax.eval_shape(mlp.init, jax.random.key(0), tokens, jnp.zeros(1), z)
     assert sum(x.size for x in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.051)
 
 
 @pytest.mark.parametrize("head", [small(DiffusionHead), small(FlowHead, ffn="swiglu")])
 def test_the_mlp_starts_at_zero_whatever_it_is_told(head):
-    mlp, x, z = head.denoiser(jnp.float32), jnp.ones((5, 3)), jnp.ones((5, 8))
+    mlp, x, z = head.network(), jnp.ones((5, 3)), jnp.ones((5, 8))
     start = jax.jit(mlp.init_with_output)
     output, variables = start(jax.random.key(0), x, 7 * jnp.ones(5), z)
     params = variables["params"]
@@ -91,8 +93,8 @@ def test_respacing_keeps_the_ends_and_what_is_left_of_the_signal():
 
 def test_ancestral_sampling_draws_a_gaussian_from_its_exact_denoiser():
     """For data N(m, 1) the reverse step is Gaussian with variance beta in any number of steps."""
-    head = DiffusionHead(1, 1, steps=30)
-    tables, index = diffusion.cosine_process().tables(), head.process().index
+    head, solver = DiffusionHead(channels=1, hidden=1), Solver("ancestral", 30)
+    tables, index = diffusion.cosine_process().tables(), head.process(30).index
 
     def run(method, *args):
         """Told the original step, the denoiser finds its row in the tables of all steps."""
@@ -107,11 +109,15 @@ def test_ancestral_sampling_draws_a_gaussian_from_its_exact_denoiser():
         found = run(method, *args)
         return found[:, None] if method == "embed_time" else found
 
-    x = jax.jit(lambda: head.sample(told_times, jnp.zeros((MANY, 1, 1)), None, 1.0, noise))()
+    x = jax.jit(
+        lambda: head.sample(told_times, jnp.zeros((MANY, 1, 1)), None, 1.0, noise, solver)
+    )()
     assert index[-1] == 999 and x.shape == (MANY, 1, 1)
     assert float(x.mean()) == pytest.approx(2.0, abs=0.03)
     assert float(x.std()) == pytest.approx(1.0, abs=0.02)
-    still = head.sample(told_times, jnp.zeros((MANY, 1, 1)), None, 1.0, noise, temperature=0.0)
+    still = head.sample(
+        told_times, jnp.zeros((MANY, 1, 1)), None, 1.0, noise, solver, temperature=0.0
+    )
     assert float(still.std()) < 0.1  # temperature multiplies what the steps draw
 
 
@@ -120,7 +126,7 @@ def test_ancestral_sampling_draws_a_gaussian_from_its_exact_denoiser():
                                  ("heun", 1.0, 0.02, 0.01), ("euler_maruyama", 1.0, 0.03, 0.05)]
 )  # fmt: skip
 def test_flow_sampling_draws_a_gaussian_from_its_exact_velocity(solver, shift, mean, std):
-    head = FlowHead(1, 1, steps=100, solver=solver, shift=shift)
+    head, how = FlowHead(channels=1, hidden=1), Solver.flow(solver, 100, shift)
 
     def run(method, *args):
         """The velocity E[eps - x0 | x_t] of data N(2, 1/4), told 1000 t."""
@@ -132,22 +138,22 @@ def test_flow_sampling_draws_a_gaussian_from_its_exact_velocity(solver, shift, m
         return (t - (1 - t) / 4) / variance * (x - (1 - t) * 2.0) - 2.0
 
     features = jnp.zeros((MANY, 1, 1))
-    x = jax.jit(lambda k: head.sample(run, features, None, 1.0, noise, k))(1.0)
+    x = jax.jit(lambda k: head.sample(run, features, None, 1.0, noise, how, k))(1.0)
     assert float(x.mean()) == pytest.approx(2.0, abs=mean)
     assert float(x.std()) == pytest.approx(0.5, abs=std)
     if solver == "heun":  # a deterministic map of the noise at the start
         np.testing.assert_allclose(x, 2 + 0.5 * noise(-1), atol=0.02)
-        half = head.sample(run, features, None, 1.0, noise, temperature=0.5)
+        half = head.sample(run, features, None, 1.0, noise, how, temperature=0.5)
         np.testing.assert_allclose(half, 2 + 0.25 * noise(-1), atol=0.02)
 
 
 @pytest.mark.parametrize("kind", [DiffusionHead, FlowHead])
 def test_a_samples_loss_depends_on_its_key_only_and_averages_its_draws(kind):
     head = small(kind, repeats=64)
-    mlp, x, z = head.denoiser(jnp.float32), jnp.ones((3, 5, 3)), jnp.ones((3, 5, 8))
+    mlp, x, z = head.network(), jnp.ones((3, 5, 3)), jnp.ones((3, 5, 8))
     params = jax.jit(mlp.init)(jax.random.key(0), x, jnp.zeros(()), z)
     keys = jax.random.split(jax.random.key(1), 3)
-    loss = jax.jit(lambda x, z, k: head.loss(lambda *a: mlp.apply(params, *a), z, x, k))
+    loss = jax.jit(lambda x, z, k: head.denoising_loss(lambda *a: mlp.apply(params, *a), z, x, k))
     together = loss(x, z, keys)
     assert together.shape == (3, 5)
     np.testing.assert_allclose(together[1:2], loss(x[1:2], z[1:2], keys[1:2]), rtol=1e-5)
@@ -163,25 +169,21 @@ def test_a_samples_loss_depends_on_its_key_only_and_averages_its_draws(kind):
 def test_guidance_acts_on_what_is_predicted_and_1_is_none_bit_for_bit(kind):
     head = small(kind)
     given, null = jax.random.normal(jax.random.key(0), (2, 5, 3 * head.outputs_per_channel))
-    np.testing.assert_array_equal(jax.jit(head.guide(1.0))(given, null), given)
-    guided = head.guide(3.0)(given, null)
+    np.testing.assert_array_equal(jax.jit(head.combine(1.0))(given, null), given)
+    guided = head.combine(3.0)(given, null)
     np.testing.assert_allclose(guided[:, :3], (null + 3 * (given - null))[:, :3], rtol=1e-5)
     np.testing.assert_array_equal(guided[:, 3:], given[:, 3:])  # the variance
-
-
-def test_renorm_only_shortens():
-    given = jnp.array([[3.0, 4.0], [3.0, 4.0]])
-    found = renorm(jnp.array([[0.0, 10.0], [0.0, 2.0]]), given)
-    np.testing.assert_allclose(found, [[0.0, 5.0], [0.0, 2.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "build_it, message",
     [
-        (lambda: small(DiffusionHead, steps=1), "2 to 1000"),
-        (lambda: small(DiffusionHead, steps=30, train_steps=20), "2 to 20"),
-        (lambda: small(FlowHead, steps=0), "at least 1 step"),
-        (lambda: small(FlowHead, solver="rk4"), "one of euler"),
+        (lambda: small(DiffusionHead).solver(None, 1, None), "2 to 1000"),
+        (lambda: small(DiffusionHead, train_steps=20).solver(None, 30, None), "2 to 20"),
+        (lambda: small(DiffusionHead).solver("heun", None, None), "no solver to choose"),
+        (lambda: small(FlowHead).solver(None, 0, None), "at least 1 step"),
+        (lambda: small(FlowHead).solver("rk4", None, None), "none of euler"),
+        (lambda: small(FlowHead).solver(None, None, -1.0), "shift -1.0"),
         (lambda: small(FlowHead, times="beta"), "one of logit_normal"),
         (lambda: small(FlowHead, ffn="relu"), "none of silu"),
         (lambda: small(DiffusionHead, repeats=0), "repeats 0 must be at least 1"),

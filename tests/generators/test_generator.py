@@ -7,8 +7,10 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.generators import make_generator
+from imgen.generators.code_heads import BernoulliHead
 from imgen.generators.plan import Kind
 from imgen.generators.presets import LLAMAGEN
+from imgen.generators.windows import WindowHead
 from imgen.latents import LatentSpec
 from imgen.nn.attention import attend
 
@@ -53,9 +55,10 @@ def build(
     conditioning="class",
     bits=None,
     channels=None,
+    start=True,
     **arguments,
 ):
-    """A small generator with parameters that leave no layer idle."""
+    """A small generator with parameters that leave no layer idle; without `start` there are none."""
     arguments = {"width": 48, "depth": 2, "heads": 2, "hidden": 32, "dropout": 0.0, **arguments}
     if isinstance(conditioning, str):
         conditioning = {"name": conditioning, **CONDITIONING.get(conditioning, {})}
@@ -68,18 +71,30 @@ def build(
         **arguments,
     )
 
+    if not start:
+        return generator, None
+
     @jax.jit
-    def start():
+    def make():
         leaves, tree = jax.tree.flatten(generator.init_params(jax.random.key(0)))
         keys = jax.random.split(jax.random.key(1), len(leaves))
         noisy = [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
         return jax.tree.unflatten(tree, noisy)
 
-    return generator, start()
+    return generator, make()
+
+
+def inner(head):
+    """The head of single codes inside windows."""
+    return head.inner if isinstance(head, WindowHead) else head
+
+
+def is_bits(generator):
+    return isinstance(inner(generator.head), BernoulliHead)
 
 
 def vocabulary(generator):
-    return 2 if generator.coding.binary else generator.coding.size
+    return 2 if is_bits(generator) else inner(generator.head).size
 
 
 def random_codes(generator, batch=2):
@@ -104,9 +119,8 @@ def random_condition(generator, batch):
 
 def order_of(generator, batch):
     """One random order for all samples, where the plan has orders by sample."""
-    if not generator.plan.by_sample:
-        return None
-    return jnp.tile(generator.orders(jax.random.split(jax.random.key(4), 1), 1), (batch, 1))
+    order = generator.scheme.decoding(jax.random.split(jax.random.key(4), 1), generator.plan)
+    return None if order is None else jnp.tile(order, (batch, 1))
 
 
 @pytest.mark.parametrize("plan, grid, options, more", MODELS)
@@ -117,7 +131,7 @@ def test_changing_a_code_changes_no_logit_decided_at_the_same_time_or_before(
     codes = random_codes(generator, 1)
     positions = generator.plan.positions
     which = jnp.eye(positions, dtype=bool).reshape(
-        positions, positions, *(1,) * len(generator.unit_shape)
+        positions, positions, *(1,) * len(generator.head.code_shape)
     )
     changed = jnp.where(which, (codes + 1) % vocabulary(generator), codes)  # [P, P, ...]
     cond = jax.tree.map(
@@ -144,7 +158,7 @@ def test_remat_and_scan_do_not_change_the_gradient():
     codes, cond = random_codes(generator), {"label": jnp.array([0, 2])}
 
     def gradient(remat):
-        model = generator.clone(remat=remat)
+        model = generator.clone(transformer=generator.transformer.clone(remat=remat))
         return jax.jit(jax.grad(lambda p: (model.apply({"params": p}, codes, cond) ** 2).mean()))(
             params
         )
@@ -242,7 +256,6 @@ def test_published_sizes_have_the_published_numbers_of_parameters(size):
         (dict(head="flow"), "needs continuous latents"),
         (dict(channels=3, head="bernoulli"), "those: diffusion, flow"),
         (dict(channels=3, head_options={"ffn": "relu"}), "none of silu, swiglu"),
-        (dict(channels=3, plan="masked", options={"steps": 3}), "has none"),
         (dict(channels=3, lexinvariant=1.0), "categorical head"),
         (dict(head="subcodes", bits=6, head_options={"parts": 4}), "6 bits cannot be cut"),
         (dict(window=3), "do not tile"),
@@ -251,7 +264,11 @@ def test_published_sizes_have_the_published_numbers_of_parameters(size):
         (dict(window=2, lexinvariant=1.0), "no windows"),
         (dict(lexinvariant=1.0, bits=6), "categorical head"),
         (dict(lexinvariant=2.0), "a share"),
-        (dict(decoding={"steps": 3}), "decodes as it trains"),
+        (dict(scheme="mask"), "none of fixed, random, annealed, masked"),
+        (dict(plan="masked", scheme_options={"ratio": "sine"}), "one of steps, cosine"),
+        (dict(scheme="annealed", scheme_options={"start": 0.9}), "start 0.9"),
+        (dict(backbone="mamba"), "none of transformer"),
+        (dict(remat="all"), "none of none, full"),
         (dict(ffn="relu"), "none of swiglu"),
         (dict(conditioning="layer_text", depth=1), "only 1"),
     ],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.generators.heads import BitLogits, Categorical, SubCodeLogits
+from imgen.generators.code_heads import BitLogits, Categorical, SubCodeLogits
 from imgen.tokenizers.titok import CodeHead
 
 HEADS = {

@@ -69,7 +69,7 @@ def test_published_sizes(generator, millions):
 
 
 def test_instella_diffusion_has_its_published_size():
-    conditioner = LayerText(2048)
+    conditioner = LayerText(2048, num_slots=0)
     model = BitDiffusion(
         grid=(128,), bits=64, conditioner=conditioner, width=2048, depth=16, heads=16, hidden=8192
     )

@@ -149,7 +149,7 @@ def test_guidance_weighs_against_the_unconditional_velocity():
     model, params = tiny()
     codes = jax.random.randint(jax.random.key(2), (2, K), 0, 64000)
     by_scale = [
-        run(model, params, "decode", codes, steps=1, guidance=flow.Guidance(scale))
+        run(model, params, "decode", codes, steps=1, guidance=flow.ProjectedGuidance(scale))
         for scale in (1.0, 2.0, 4.0)
     ]
     difference = by_scale[1] - by_scale[0]

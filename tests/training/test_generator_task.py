@@ -5,19 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen.decoding import Filters, Guidance
+from imgen.decoding import Filters, Sampling
 from imgen.errors import UserError
 from imgen.generators.arrays import Purpose, content_keys, fold
-from imgen.generators.masking import likelihood_mask
+from imgen.generators.schemes import likelihood_mask
 from imgen.training.generator_task import GeneratorTask
-from tests.generators.test_generator import HEADS, VOCAB, build, random_codes
+from tests.generators.test_generator import HEADS, VOCAB, build, is_bits, random_codes
 
 KINDS = [
     ("raster", {}, HEADS[0]),
     ("nar", {}, HEADS[1]),
     ("random", {}, HEADS[2]),
     ("token_shuffle", {}, HEADS[0]),
-    ("masked", {"steps": 5}, HEADS[1]),
+    ("masked", {}, HEADS[1]),
 ]
 
 
@@ -37,13 +37,13 @@ def test_evaluation_is_the_sum_over_what_is_decided(plan, options, head):
     task, state, batch, codes = make_task(plan, options, head)
     generator, more, weight, counts = task.generator, {}, 1.0, 1.0
     if plan == "random":
-        more["order"] = generator.orders(content_keys(codes), 8)
+        more["order"] = generator.scheme.decoding(content_keys(codes), generator.plan)
     if plan == "masked":
         counts, weight = likelihood_mask(fold(content_keys(codes), Purpose.MASK), 16)
-        more["masked"] = counts
+        more["hidden"] = counts
     cond = {"label": batch["label"]}
     logits = jax.jit(generator.apply)({"params": state["params"]}, codes, cond, **more)
-    if generator.coding.binary:
+    if is_bits(generator):
         log_p = jnp.where(codes == 1, jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits))
     else:
         picked = jnp.take_along_axis(jax.nn.log_softmax(logits), codes[..., None], axis=-1)
@@ -65,12 +65,12 @@ def test_the_loss_is_the_mean_over_what_was_hidden_and_every_step_draws_anew(pla
     assert (len(set(losses)) == 3) == drawn
     null = jnp.zeros(8, bool)
     key = jax.random.fold_in(jax.random.key(0), 2)
-    nll, weight, _ = task.generator.apply(
+    nll, weight, extra = task.generator.apply(
         {"params": state["params"]}, codes, {"label": batch["label"]}, null, key,
-        method="training_nll",
+        method="loss",
     )  # fmt: skip
     assert set(np.unique(weight)) == ({0.0, 1.0} if plan == "masked" else {1.0})
-    by_hand = float((nll * weight).sum() / weight.sum()) / task.generator.terms
+    by_hand = float((nll * weight).sum() / weight.sum()) / task.generator.variables_per_position
     assert losses[0] == pytest.approx(by_hand, rel=1e-5)
     metrics = step(state, batch, jax.random.key(0))[1]
     assert ("nats_per_image" in metrics) == (plan != "masked")
@@ -102,5 +102,39 @@ def test_settings_without_use_are_refused_before_training():
     with pytest.raises(UserError, match="temperature only"):
         GeneratorTask(
             generator, None, None, {"learning_rate": 1.0}, 1,
-            guidance=Guidance(), filters=Filters(top_k=3),
+            sampling=Sampling(filters=Filters(top_k=3)),
         )  # fmt: skip
+
+
+def test_microbatches_of_a_masked_model_weigh_what_they_hide():
+    """The loss and its gradient are sums over the whole batch by the sum of its weights."""
+    generator, params = build("masked", (4, 4), depth=1)
+    codes = random_codes(generator, 8)
+    batch = {"codes": codes, "label": jnp.arange(8) % 3}
+
+    def mean(params, rng, parts):
+        """By hand: each part draws its masks from its own key."""
+        total = weights = 0.0
+        for m in range(parts):
+            part = jax.tree.map(lambda x, m=m: x[m::parts], batch)
+            key = jax.random.fold_in(jax.random.fold_in(rng, m), 2)
+            found = generator.apply(
+                {"params": params}, part["codes"], {"label": part["label"]}, jnp.zeros(8 // parts, bool),
+                key, 0.0, method="loss",
+            )  # fmt: skip
+            total += jnp.sum(found.per_position * found.weight)
+            weights += jnp.sum(found.weight)
+        return total / weights
+
+    task = GeneratorTask(
+        generator, None, None, {"learning_rate": 1e-3}, 10, condition_dropout=0.0, microbatches=4
+    )
+    state = {**task.init(jax.random.key(0), batch), "params": params}
+    rng = jax.random.key(5)
+    _, metrics = jax.jit(task.train_step)(
+        state, {**batch, "codes": generator.to_latents(codes)}, rng
+    )
+    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean(p, rng, 4)))(params)
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient)))
+    assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=1e-4)

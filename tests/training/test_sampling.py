@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from imgen import config
-from imgen.decoding import Filters, Guidance
+from imgen.conditioning import Labels, sample_labels
+from imgen.decoding import Filters, Guidance, Sampling
 from imgen.errors import UserError
 from imgen.parallel.mesh import batch_sharding, make_mesh, replicated
 from imgen.runs.experiment import Experiment
 from imgen.training.generator_task import sampler
-from imgen.training.sampling import sample_labels, sample_set
+from imgen.training.sampling import sample_set
 
 
 def test_labels_are_even_or_drawn_and_the_first_of_more():
@@ -37,7 +38,7 @@ def model():
         lambda x: x + 0.2 * rng.standard_normal(x.shape).astype(np.float32), params
     )
     tokenizer_params = jax.jit(tokenizer.init)(jax.random.key(2), images)["params"]
-    draw = sampler(generator, tokenizer, Guidance(scale=1.5), Filters(temperature=0.8))
+    draw = sampler(generator, tokenizer, Sampling(Guidance(scale=1.5), Filters(temperature=0.8)))
     return draw, params, jax.device_get(tokenizer_params)
 
 
@@ -47,7 +48,7 @@ def drawn(model, devices, num, batch_size):
     with jax.set_mesh(mesh):
         params = jax.device_put(params, replicated(mesh))
         images = sample_set(
-            draw, *params, sample_labels(num, 48), jax.random.key(5),
+            draw, *params, Labels(sample_labels(num, 48)), jax.random.key(5),
             name="samples", size=(16, 16), sharding=batch_sharding(mesh),
         )  # fmt: skip
         batches = list(images.read(batch_size))

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from imgen.nn.attention import Attention, Places
+from imgen.nn.attention import Attention, SlotPositions
 from imgen.nn.dropout import Dropout
 from imgen.nn.mlp import GeluMLP, Init, kernel_init
 from imgen.parallel.constrain import constrain
 
-NOWHERE = Places(None, None, None)  # slots without rotary positions
+NOWHERE = SlotPositions(None, None, None)  # slots without rotary positions
 
 
 class PostNormBlock(nn.Module):

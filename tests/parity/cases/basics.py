@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding.filters import Filters, filter_logits
+from imgen.generators.filters import Filters, filter_logits
 from imgen.nn.rope import rope_angles, rope_rows, rotate
 from tests.parity.golden import Golden
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.diffusion import gaussian as diffusion
-from imgen.generators.denoisers import guide_twice, renorm
+from imgen.diffusion.flow import Solver
+from imgen.generators.denoisers import Features
 from imgen.interop import denoisers
 from imgen.interop.table import from_official, to_official
 from tests.parity.compare import assert_close
@@ -33,12 +34,13 @@ def assert_close_to_largest(actual, expected, share: float = 1e-4):
 
 def mar_case(g: Golden) -> None:
     head, tolerance = denoisers.mar_head_from_config(g.config), both_tolerances(g)
-    mlp = head.denoiser(jnp.float32).clone(time_features=g.config["time_freq_dim"])
+    solver = Solver("ancestral", int(g.config["num_sampling_steps"]))
+    mlp = head.network()
     target, z = jnp.asarray(g.input("target")), jnp.asarray(g.input("z"))
     like = jax.eval_shape(mlp.init, jax.random.key(0), target, jnp.zeros(()), z)["params"]
     params = load(g, denoisers.mar_rows(), {"denoiser": like})["denoiser"]
 
-    process = head.process()
+    process = head.process(solver.steps)
     np.testing.assert_array_equal(process.index, g.meta["sample_timestep_map"])
     np.testing.assert_allclose(process.betas, g.meta["sample_betas"], rtol=1e-6)
     tables = diffusion.cosine_process(g.config["train_steps"]).tables()
@@ -61,11 +63,14 @@ def mar_case(g: Golden) -> None:
     official = to_official(denoisers.mar_rows(), {"denoiser": jax.device_get(gradient)})
     norms = [np.linalg.norm(official[key]) for key in g.meta["grad_norm_keys"]]
     assert_close(norms, g.out("grad_norms"), tolerance)
-    check_mar_sampling(g, head, mlp, params)
+    check_mar_sampling(g, head, mlp, params, solver)
 
 
-def check_mar_sampling(g: Golden, head, mlp, params) -> None:
-    process, weight = head.process(), 2.5  # the weight and the temperatures are in the description
+def check_mar_sampling(g: Golden, head, mlp, params, solver) -> None:
+    process, weight = (
+        head.process(solver.steps),
+        2.5,
+    )  # the weight and the temperatures are in the description
     given, null = jnp.asarray(g.input("z_cond")), jnp.asarray(g.input("z_uncond"))
     batch = len(given)
 
@@ -79,7 +84,7 @@ def check_mar_sampling(g: Golden, head, mlp, params) -> None:
 
     sample = jax.jit(
         lambda null, weight, temperature, name: head.sample(
-            run, given, null, weight, noise_of(name), temperature
+            run, given, null, weight, noise_of(name), solver, temperature
         ),
         static_argnums=(2, 3),
     )
@@ -112,9 +117,10 @@ def check_mar_sampling(g: Golden, head, mlp, params) -> None:
 
 def ming_case(g: Golden) -> None:
     head, tolerance = denoisers.ming_head_from_config(g.config), both_tolerances(g)
-    features, mlp = head.output(0.02, jnp.float32), head.denoiser(jnp.float32)
+    features, mlp = Features(head.features), head.network()
+    solver = head.solver(None, g.config["num_sampling_steps"], None)
     hidden, x, t = (jnp.asarray(g.input(name)) for name in ("hidden", "x", "t"))
-    key, z = jax.random.key(0), jnp.zeros((len(x), *head.logits_shape))
+    key, z = jax.random.key(0), jnp.zeros((len(x), *head.out_shape))
     like = {
         "head_0": jax.eval_shape(features.init, key, hidden)["params"],
         "denoiser": jax.eval_shape(mlp.init, key, x, t, z)["params"],
@@ -122,10 +128,10 @@ def ming_case(g: Golden) -> None:
     params = load(g, denoisers.ming_rows(), like)
     gate_up = params["denoiser"]["block_0"]["ffn"]["gate_up"]["kernel"]
     assert gate_up.shape[-1] == g.config["swiglu_hidden"]
-    np.testing.assert_allclose(head.grid()[:-1], g.meta["times"], rtol=1e-6)
+    np.testing.assert_allclose(solver.times()[:-1], g.meta["times"], rtol=1e-6)
     shifted = np.array(g.meta["shifted_times"])
-    other = denoisers.FlowHead(**{**vars(head), "shift": 2.5})
-    np.testing.assert_allclose(other.grid(), shifted, atol=1e-6)
+    other = head.solver(None, solver.steps, 2.5)
+    np.testing.assert_allclose(other.times(), shifted, atol=1e-6)
 
     def run(method, *args):
         return mlp.apply({"params": params["denoiser"]}, *args, method=method)
@@ -137,25 +143,36 @@ def ming_case(g: Golden) -> None:
 
     branches = [row[None] for row in z]  # everything, nothing, all but the text
     text, image = 3.0, 1.1
-    single = head.guide(text)
+    single = head.combine(text)
 
     def twice(given, null, textless):
         return guide_twice(given, null, textless, text, image)
 
-    for name, sampler, count, combine, temperature in (
-        ("sample_1", head, 1, lambda v: v, 1.0),
-        ("sample_2", head, 2, single, 1.0),
-        ("sample_2_renorm", head, 2, lambda c, u: renorm(single(c, u), c), 1.0),
-        ("sample_3", head, 3, twice, 0.9),
+    for name, how, count, combine, temperature in (
+        ("sample_1", solver, 1, lambda v: v, 1.0),
+        ("sample_2", solver, 2, single, 1.0),
+        ("sample_2_renorm", solver, 2, lambda c, u: renorm(single(c, u), c), 1.0),
+        ("sample_3", solver, 3, twice, 0.9),
         ("sample_3_shift", other, 3, twice, 1.0),
     ):
         drawn = jax.jit(
-            lambda noise, s=sampler, n=count, c=combine, k=temperature: s.integrate(
-                run, branches[:n], c, lambda _: noise, k
+            lambda noise, s=how, n=count, c=combine, k=temperature: head.integrate(
+                run, branches[:n], c, lambda _: noise, s, k
             )
         )(g.input("noise"))
         # All branches end with the same token.
         assert_close(np.tile(drawn, (count, 1)), g.out(name), tolerance)
+
+
+def guide_twice(given, null, textless, text: float, image: float):
+    """Ming's guidance with two weights: outputs given everything, nothing, and all but the text."""
+    return null + image * (textless - null) + text * (given - textless)
+
+
+def renorm(guided, given):
+    """A guided velocity [..., C], shortened to the norm of the conditional one where it is longer (Ming)."""
+    norm, longest = (jnp.linalg.norm(v, axis=-1, keepdims=True) for v in (guided, given))
+    return guided * jnp.clip(longest / norm + 1e-8, 0, 1)
 
 
 CASES = {"mar_diffloss": mar_case, "ming_rf_head": ming_case}

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding import Filters, Guidance, decoding_params, generate
-from imgen.decoding.filters import filter_logits
+from imgen.decoding import Filters, Guidance, Sampling, decoding_params, generate
 from imgen.decoding.guidance import guidance_weights, guide
+from imgen.generators.filters import filter_logits
 from imgen.interop.elm import generator_from_config, rows
 from imgen.latents import bits
 from tests.parity.cases.llamagen import import_params
@@ -37,10 +37,10 @@ def autoregressive(golden: Golden) -> None:
     ]
     for name, ours in zip(("logits", "logits_null"), logits, strict=True):
         np.testing.assert_allclose(ours.reshape(shape), golden.out(name), **close)
-    loss = generator.nll(logits[0], codes).mean() / generator.terms
+    loss = generator.head.nll(logits[0], codes).mean() / generator.variables_per_position
     np.testing.assert_allclose(loss, golden.out("loss"), **close)
-    places = generator.places(np.arange(generator.plan.slots))
-    table = np.stack([places.cos, places.sin], -1)
+    positions = generator.positions(np.arange(generator.plan.slots))
+    table = np.stack([positions.cos, positions.sin], -1)
     np.testing.assert_allclose(table, golden.out("rope_table")[: len(table)], **close)
 
     scale = meta["cfg_scale"]
@@ -60,8 +60,8 @@ def autoregressive(golden: Golden) -> None:
         decoding_params(params),
         cond,
         jax.random.key(0),
-        filters=Filters(temperature=0),
-        return_logits=True,
+        sampling=Sampling(filters=Filters(temperature=0)),
+        return_out=True,
     )
     full = generator.apply({"params": params}, generator.to_codes(greedy), cond)
     np.testing.assert_allclose(kept, full, atol=1e-4)

@@ -113,16 +113,16 @@ def flextok_case(g: Golden) -> None:
     assert_close(nchw(null), g.out("velocity_null"), default)
 
     # meta["apg"] says which options these two calls were made with.
-    once = flow.Guidance(7.5, threshold=0.5, eta=0.0)
-    assert_close(nchw(flow.guide(conditional, null, once)[0]), g.out("apg_call1"), default)
-    twice = flow.Guidance(5.0, momentum=-0.5, threshold=1.0, eta=0.3)
-    _, running = flow.guide(conditional, null, twice)
-    second, _ = flow.guide(conditional, null, twice, running=running)
+    once = flow.ProjectedGuidance(7.5, threshold=0.5, eta=0.0)
+    assert_close(nchw(flow.guide_velocity(conditional, null, once)[0]), g.out("apg_call1"), default)
+    twice = flow.ProjectedGuidance(5.0, momentum=-0.5, threshold=1.0, eta=0.3)
+    _, running = flow.guide_velocity(conditional, null, twice)
+    second, _ = flow.guide_velocity(conditional, null, twice, running=running)
     assert_close(nchw(second), g.out("apg_momentum_second_call"), default)
 
     for name, guidance in {
-        "decode_noguid": flow.Guidance(),
-        "decode_cfg3": flow.Guidance(3.0),
+        "decode_noguid": flow.ProjectedGuidance(),
+        "decode_cfg3": flow.ProjectedGuidance(3.0),
         "decode_apg7p5": flow.apg(7.5),
     }.items():
         drawn = jax.jit(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.conditioning import LayerText
-from imgen.decoding import Filters, decoding_params, generate
+from imgen.decoding import Filters, Sampling, decoding_params, generate
 from imgen.decoding.bit_diffusion import clean_probability, next_probability, times
 from imgen.decoding.guidance import guide
 from imgen.generators.bit_diffusion import BitDiffusion, denoising_nll, noisy_probability
@@ -91,7 +91,7 @@ def autoregressive(golden: Golden) -> None:
     codes, cond = jnp.asarray(golden.input("bits"), jnp.int32), condition(golden)
     logits = generator.apply({"params": params}, codes, cond)
     np.testing.assert_allclose(logits, golden.out("logits"), **close)
-    loss = generator.nll(logits, codes).mean() / generator.terms
+    loss = generator.head.nll(logits, codes).mean() / generator.variables_per_position
     np.testing.assert_allclose(loss, golden.out("loss"), **close)
     np.testing.assert_allclose(bits.accuracy(logits, codes), golden.out("bit_accuracy"), **close)
     half = len(codes) // 2
@@ -102,8 +102,8 @@ def autoregressive(golden: Golden) -> None:
         decoding_params(params),
         cond,
         jax.random.key(0),
-        filters=Filters(temperature=0),
-        return_logits=True,
+        sampling=Sampling(filters=Filters(temperature=0)),
+        return_out=True,
     )
     full = generator.apply({"params": params}, greedy, cond)
     np.testing.assert_allclose(kept, full, atol=1e-4)
@@ -123,6 +123,7 @@ def diffusion(golden: Golden) -> None:
             layers=config["num_layers"],
             context_slots=cond["text_mask"].shape[1],
             text_width=config["text_cond_dim"],
+            num_slots=0,
         ),
         width=width,
         depth=config["num_layers"],

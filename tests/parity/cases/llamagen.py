@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding import Filters, Guidance, decoding_params, generate
+from imgen.decoding import Filters, Guidance, Sampling, decoding_params, generate
 from imgen.generators import Generator
-from imgen.generators.heads import categorical_nll
+from imgen.generators.code_heads import categorical_nll
 from imgen.interop.llamagen import IGNORED, generator_from_config, rows
 from imgen.interop.table import Row, from_official, to_official
 from imgen.nn.norms import RMSNorm
@@ -114,8 +114,8 @@ def check_mask(generator: Generator, golden: Golden) -> None:
         # The official diagonal only keeps padded rows from being empty; image logits don't depend on it.
         np.testing.assert_array_equal(mask & valid | np.eye(plan.slots, dtype=bool), official)
     if golden.has("out/rope_table"):
-        places = generator.places(np.arange(plan.slots))
-        cos, sin = places.cos, places.sin
+        positions = generator.positions(np.arange(plan.slots))
+        cos, sin = positions.cos, positions.sin
         official = golden.out("rope_table")[: plan.slots]
         np.testing.assert_allclose(np.stack([cos, sin], -1), official, atol=1e-6)
 
@@ -128,7 +128,7 @@ def check_hidden(generator: Generator, params: dict, intermediates: dict, golden
     # Official slots stand in raster order, NAR feeds the last code too, and some files hold only the end.
     official_slot = np.where(plan.rope < 0, plan.src, plan.num_cond + plan.rope)
     fed = plan.num_cond + plan.positions - (0 if golden.case.startswith("nar") else 1)
-    for head, depth in enumerate(range(generator.depth, generator.depth + plan.heads)):
+    for head, depth in enumerate(generator.transformer.exits):
         for key in (f"layer_{depth - 1}", f"layer_{depth - 1}_last"):
             if golden.has(f"out/{key}"):
                 official = golden.out(key)
@@ -145,7 +145,7 @@ def check_hidden(generator: Generator, params: dict, intermediates: dict, golden
             np.testing.assert_allclose(raw, official, atol=atol, rtol=0)
     if golden.has("out/final_norm"):
         state = {"params": params[f"norm_{plan.heads - 1}"]}
-        normed = RMSNorm(generator.norm_eps).apply(state, hidden[-1])
+        normed = RMSNorm(generator.head.norm_eps).apply(state, hidden[-1])
         np.testing.assert_allclose(normed, golden.out("final_norm"), atol=atol, rtol=0)
 
 
@@ -153,7 +153,7 @@ def check_condition(generator: Generator, params: dict, golden: Golden) -> None:
     """The caption embedder, also with captions dropped."""
     if not golden.has("in/caption"):
         return
-    cond, batch = condition(generator, golden), golden.input("caption").shape[0]
+    inputs, batch = condition(generator, golden), golden.input("caption").shape[0]
     for name, null in (
         ("cond_embed_last4", np.zeros(batch, bool)),
         (
@@ -162,7 +162,8 @@ def check_condition(generator: Generator, params: dict, golden: Golden) -> None:
         ),
     ):
         if golden.has(f"out/{name}"):
-            features, _ = generator.apply({"params": params}, cond, null, method="embed_condition")
+            given = generator.apply({"params": params}, inputs, null, method="condition")
+            features = given.slots
             official = golden.out(name)
             np.testing.assert_allclose(
                 features[:, -official.shape[1] :], official, atol=1e-4, rtol=0
@@ -190,7 +191,7 @@ def generation(golden: Golden) -> None:
         (
             key,
             key.replace("tokens", "cfg_logits"),
-            Guidance(scale, interval=int(key.split("interval")[1])),
+            Guidance(scale, interval=(-1, int(key.split("interval")[1]))),
         )
         for key in golden.outs()
         if "tokens_interval" in key
@@ -204,10 +205,9 @@ def generation(golden: Golden) -> None:
                 decoding_params(params),
                 cond,
                 jax.random.key(0),
-                guidance=guidance,
-                filters=Filters(temperature=0),
+                sampling=Sampling(guidance, Filters(temperature=0)),
                 segments=segments,
-                return_logits=True,
+                return_out=True,
             )
             codes = np.asarray(codes).reshape(len(codes), -1)
             if "reordered" in codes_key:

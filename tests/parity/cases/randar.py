@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding import Filters, Guidance, decoding_params, generate
-from imgen.generators.heads import categorical_nll
+from imgen.decoding import Filters, Guidance, Sampling, decoding_params, generate
+from imgen.generators.code_heads import categorical_nll
+from imgen.generators.orders import random_order_parallel
 from imgen.generators.plan import Kind
 from imgen.interop.randar import generator_from_config, rows
 from tests.parity.cases.llamagen import import_params
 from tests.parity.golden import Golden
 
 
-def build(golden: Golden, steps: int | None = None):
-    generator = generator_from_config(golden.config, (golden.meta["grid"],) * 2, steps)
+def build(golden: Golden):
+    generator = generator_from_config(golden.config, (golden.meta["grid"],) * 2)
     return generator, import_params(generator, golden.params(), rows(generator))
 
 
@@ -34,9 +35,8 @@ def forward(golden: Golden) -> None:
     loss = categorical_nll(logits, codes).mean()
     np.testing.assert_allclose(loss, golden.out("loss"), atol=close["loss_atol"], rtol=0)
     slots = np.flatnonzero(generator.plan.kind == Kind.QUERY)
-    kind, src = generator.plan.kind[slots], generator.plan.src[slots]
-    places = generator.places(slots, jnp.asarray(order))
-    queries = generator.apply({"params": params}, kind, src, places, codes, method="embed_slots")
+    positions = generator.positions(slots, jnp.asarray(order))
+    queries = generator.apply({"params": params}, slots, positions, codes, method="embed_slots")
     np.testing.assert_allclose(
         queries, golden.out("position_instruction_tokens"), atol=close["logits_atol"], rtol=0
     )
@@ -45,9 +45,10 @@ def forward(golden: Golden) -> None:
 def generation(golden: Golden) -> None:
     meta, order = golden.meta, golden.input("token_order")
     for name, steps in (("parallel", meta["num_inference_steps"]), ("sequential", None)):
-        generator, params = build(golden, steps)
+        generator, params = build(golden)
+        plan = random_order_parallel(generator.plan.grid, steps=steps) if steps else None
         if steps:
-            widths = np.bincount(generator.decoding_plan.decided_at)
+            widths = np.bincount(plan.decided_at)
             np.testing.assert_array_equal(widths, meta["widths"])
         start, scale = meta[f"cfg_scales_{name}"]
         for segments in (1, 3):
@@ -57,10 +58,12 @@ def generation(golden: Golden) -> None:
                 {"label": jnp.asarray(golden.input("labels"), jnp.int32)},
                 jax.random.key(0),
                 order=jnp.asarray(order),
-                guidance=Guidance(scale, schedule="linear_before", start=start),
-                filters=Filters(temperature=0),
+                sampling=Sampling(
+                    Guidance(scale, schedule="linear_before", start=start), Filters(temperature=0)
+                ),
+                plan=plan,
                 segments=segments,
-                return_logits=True,
+                return_out=True,
             )
             codes = np.asarray(codes).reshape(order.shape)
             np.testing.assert_array_equal(codes, golden.out(f"tokens_{name}_raster"))

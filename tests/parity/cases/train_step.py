@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.generators.heads import categorical_nll
+from imgen.generators.code_heads import categorical_nll
 from imgen.interop.llamagen import rows
 from imgen.interop.table import to_official
 from imgen.training.generator_task import GeneratorTask

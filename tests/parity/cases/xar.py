@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.decoding import flow_entities
+from imgen.decoding import Sampling, entity_flow
 from imgen.decoding.guidance import Guidance
 from imgen.diffusion import flow
 from imgen.generators.xar import FlowBlock, time_index
@@ -48,9 +48,9 @@ def forward_case(g: Golden) -> None:
     np.testing.assert_array_equal(time_index(t).T, g.out("time_index"))
     sees = of_token[:, None] >= of_token
     np.testing.assert_array_equal(sees, g.out("mask").astype(bool))
-    places = model.places(np.arange(entities.length))
-    assert_close(np.repeat(places.cos, 2, -1), g.out("rope_cos"), atol)
-    assert_close(np.repeat(places.sin, 2, -1), g.out("rope_sin"), atol)
+    positions = model.rotary(np.arange(entities.length))
+    assert_close(np.repeat(positions.cos, 2, -1), g.out("rope_cos"), atol)
+    assert_close(np.repeat(positions.sin, 2, -1), g.out("rope_sin"), atol)
 
     def loss_fn(params, t=jnp.asarray(t)):
         velocity, state = model.apply(
@@ -80,8 +80,8 @@ def forward_case(g: Golden) -> None:
     layer = jax.tree.map(lambda x: x[0], params["stack_0"])
     entered = jnp.asarray(inside["input_norm"]["__call__"][0])
     visible = (entities.starts + entities.sizes)[of_token]
-    block, _ = FlowBlock(**model.block_arguments(entities.sizes)).apply(
-        {"params": layer}, entered, condition, places, visible
+    block, _ = FlowBlock(model.block, entities.sizes).apply(
+        {"params": layer}, entered, condition, positions, visible
     )
     assert_close(block, g.out("encoder_block0"), atol)
 
@@ -93,32 +93,32 @@ def sample_case(g: Golden) -> None:
     eps = g.input("eps")  # [N, T - 1, B, n, C]
     xi = np.stack([joined(eps[:, i]) for i in range(steps - 1)])
     start = joined(g.input("init_noise"))
-    noise = flow_entities.given_noise(start, xi, model.entities.starts)
+    noise = entity_flow.given_noise(start, xi, model.entities.starts)
     guidance = Guidance(g.meta["cfg_scale"], "linear")
     np.testing.assert_allclose(
-        flow_entities.weights(model, guidance), g.meta["cfg_per_cell"], rtol=1e-6
+        entity_flow.weights(model, guidance), g.meta["cfg_per_cell"], rtol=1e-6
     )
-    model = model.clone(steps=steps)
-    ode = model.clone(solver="euler")
-    assert_close(model.times(), g.meta["sde_times"], 1e-6)
-    assert_close(ode.times(), g.meta["ode_times"], 1e-6)
-    np.testing.assert_array_equal(time_index(model.times())[:-1], g.meta["sde_time_index"])
-    np.testing.assert_array_equal(time_index(ode.times())[:-1], g.meta["ode_time_index"])
-    for name, sampler, weight in (
-        ("sde_tokens", model, guidance),
-        ("ode_tokens", ode, guidance),
-        ("sde_cfg1_tokens", model, Guidance()),
+    sde, ode = Sampling(guidance, steps=steps), Sampling(guidance, steps=steps, solver="euler")
+    times, ode_times = (entity_flow.solver_of(how).times() for how in (sde, ode))
+    assert_close(times, g.meta["sde_times"], 1e-6)
+    assert_close(ode_times, g.meta["ode_times"], 1e-6)
+    np.testing.assert_array_equal(time_index(times)[:-1], g.meta["sde_time_index"])
+    np.testing.assert_array_equal(time_index(ode_times)[:-1], g.meta["ode_time_index"])
+    for name, how in (
+        ("sde_tokens", sde),
+        ("ode_tokens", ode),
+        ("sde_cfg1_tokens", Sampling(steps=steps)),
     ):
         drawn = jax.jit(
-            lambda params, sampler=sampler, weight=weight: sampler.to_latents(
-                flow_entities.sample_from(sampler, params, cond, noise, weight)
+            lambda params, how=how: model.to_latents(
+                entity_flow.sample_from(model, params, cond, noise, how)
             )
         )(params)
         assert_close(nchw(drawn), g.out(name), atol)
-    check_velocities(g, model, params, cond, start, xi)
+    check_velocities(g, model, params, cond, start, xi, times)
 
 
-def check_velocities(g: Golden, model, params, cond, start, xi) -> None:
+def check_velocities(g: Golden, model, params, cond, start, xi, times) -> None:
     """The network's outputs inside the guided loop, here without a cache: the finished cells at time 0."""
     entities, batch = model.entities, len(start)
     done = model.to_codes(nhwc(g.out("sde_tokens")))
@@ -136,7 +136,7 @@ def check_velocities(g: Golden, model, params, cond, start, xi) -> None:
             tokens = np.where(own[:, None], 0, done) + jnp.zeros_like(done).at[:, own].set(x)
             return run(jnp.tile(tokens, (2, 1, 1)), jnp.asarray(t))[:, own]
 
-        x, times = jnp.asarray(start[:, own]), model.times()
+        x = jnp.asarray(start[:, own])
         for i in range(step + 1):
             v = velocity(x, np.float32(time_index(times)[i] + 0.5))
             guided = v[batch:] + weight * (v[:batch] - v[batch:])

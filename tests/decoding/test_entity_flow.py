@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from imgen.conditioning import ClassLabels
-from imgen.decoding import Filters, Guidance, check_drawing, flow_entities
+from imgen.decoding import (
+    Filters,
+    Guidance,
+    Sampling,
+    check_sampling,
+    entity_flow,
+    network_calls,
+)
 from imgen.diffusion import flow
 from imgen.errors import UserError
 from imgen.generators import ENTITIES, make_xar
@@ -26,7 +33,7 @@ COND = {"label": jnp.array([0, 2])}
 
 
 def build(kind, **arguments):
-    arguments = {"dropout": 0.0, "steps": 3, "solver": "euler_maruyama", **arguments}
+    arguments = {"dropout": 0.0, **arguments}
     model = XAR(
         ENTITIES[kind](GRID, **KINDS[kind]),
         CHANNELS,
@@ -39,12 +46,15 @@ def build(kind, **arguments):
     return model, model.init_params(jax.random.key(0))
 
 
+STEPS = 3
+
+
 def noise_of(model, batch=2):
     """Start [B, L, C] and solver noise [T - 1, B, L, C]."""
     shape = (batch, model.entities.length, CHANNELS)
     return (
         jax.random.normal(jax.random.key(1), shape),
-        jax.random.normal(jax.random.key(2), (model.steps - 1, *shape)),
+        jax.random.normal(jax.random.key(2), (STEPS - 1, *shape)),
     )
 
 
@@ -64,28 +74,30 @@ def test_an_entity_depends_on_itself_and_those_before_it_only(kind):
 
 SAMPLING = {  # every solver, and guidance on some of its times
     "token": dict(solver="euler_maruyama"),
-    "cell": dict(solver="heun", guidance_interval=(0.2, 0.7)),
-    "subsample": dict(solver="euler", guidance_interval=(0.5, 1.0)),
-    "scale": dict(solver="euler_maruyama", guidance_interval=(0.1, 0.9)),
+    "cell": dict(solver="heun", interval=(0.2, 0.7)),
+    "subsample": dict(solver="euler", interval=(0.5, 1.0)),
+    "scale": dict(solver="euler_maruyama", interval=(0.1, 0.9)),
     "image": dict(solver="heun"),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_sampling_is_sampling_without_a_cache(kind):
-    model, params = build(kind, **SAMPLING[kind])
-    entities, times = model.entities, model.times()
+    model, params = build(kind)
+    how = dict(SAMPLING[kind])
+    guidance = Guidance(3.0, "linear", interval=how.pop("interval", None))
+    sampling = Sampling(guidance, steps=STEPS, **how)
+    entities, times = model.entities, entity_flow.solver_of(sampling).times()
     start, xi = noise_of(model)
-    noise = flow_entities.given_noise(start, xi, entities.starts)
-    guidance = Guidance(3.0, "linear")
-    drawn = jax.jit(lambda params: flow_entities.sample_from(model, params, COND, noise, guidance))(
+    noise = entity_flow.given_noise(start, xi, entities.starts)
+    drawn = jax.jit(lambda params: entity_flow.sample_from(model, params, COND, noise, sampling))(
         params
     )
 
-    weight = flow_entities.weights(model, guidance)
+    weight = entity_flow.weights(model, guidance)
     assert weight[0] == (3 if kind == "image" else 1)
     assert weight[-1] == 3
-    low, high = model.guidance_interval
+    low, high = guidance.interval or (0, 1)
     null, both = jnp.arange(4) >= 2, {"label": jnp.tile(COND["label"], 2)}
     run = jax.jit(lambda x, t: model.apply({"params": params}, x, t, both, null))
 
@@ -99,16 +111,16 @@ def test_cached_sampling_is_sampling_without_a_cache(kind):
     for number in range(entities.count):
         own = entities.of_token == number
         x = x.at[:, own].set(start[:, own])
-        for i in range(model.steps):
+        for i in range(STEPS):
             dt, old, guided = times[i + 1] - times[i], x[:, own], low <= times[i] <= high
             v = velocity(x, number, i, guided)
-            if model.solver == "euler_maruyama":
+            if sampling.solver == "euler_maruyama":
                 new = old + dt * ((2 - times[i]) * v + old)
-                if i < model.steps - 1:
+                if i < STEPS - 1:
                     new += np.sqrt(-2 * times[i] * dt) * xi[i][:, own]
             else:
                 new = old + dt * v
-                if model.solver == "heun" and times[i + 1] > 0:
+                if sampling.solver == "heun" and times[i + 1] > 0:
                     ahead = velocity(x.at[:, own].set(new), number, i + 1, guided)
                     new = old + dt * (v + ahead) / 2
             x = x.at[:, own].set(new)
@@ -121,7 +133,9 @@ def test_guidance_one_is_no_guidance_bit_for_bit():
 
     def draw(guidance):
         return jax.jit(
-            lambda params: flow_entities.sample(model, params, COND, key, ids, guidance)
+            lambda params: entity_flow.sample(
+                model, params, COND, key, ids, Sampling(guidance, steps=STEPS)
+            )
         )(params)
 
     plain, guided = draw(Guidance(1.0)), draw(Guidance(4.0, "linear"))
@@ -132,11 +146,12 @@ def test_guidance_one_is_no_guidance_bit_for_bit():
 
 
 def test_an_image_depends_on_its_number_and_not_on_its_batch():
-    model, params = build("subsample", solver="heun", steps=2)
+    model, params = build("subsample")
+    how = Sampling(solver="heun", steps=2)
 
     def draw(ids):
         cond = {"label": jnp.asarray(ids) % 3}
-        run = jax.jit(lambda p, c, i: flow_entities.sample(model, p, c, jax.random.key(0), i))
+        run = jax.jit(lambda p, c, i: entity_flow.sample(model, p, c, jax.random.key(0), i, how))
         return run(params, cond, jnp.asarray(ids))
 
     three = draw([5, 7, 9])
@@ -159,8 +174,10 @@ def test_the_order_inside_an_entity_is_a_matter_of_names():
 
     def outcome(model, params, moved):
         velocity = jax.jit(model.apply)({"params": params}, model.to_codes(latents), t, COND)
-        noise = flow_entities.given_noise(start[:, moved], xi[:, :, moved], model.entities.starts)
-        drawn = jax.jit(lambda p: flow_entities.sample_from(model, p, COND, noise))(params)
+        noise = entity_flow.given_noise(start[:, moved], xi[:, :, moved], model.entities.starts)
+        drawn = jax.jit(
+            lambda p: entity_flow.sample_from(model, p, COND, noise, Sampling(steps=STEPS))
+        )(params)
         return model.to_latents(velocity), model.to_latents(drawn)
 
     for one, two in zip(
@@ -177,17 +194,17 @@ def test_training_draws_a_time_for_each_entity_and_lowers_the_loss():
     @jax.jit
     def step(params, key):
         def loss(params):
-            error, weight, z_loss = model.apply(
+            error, weight, extra = model.apply(
                 {"params": params},
                 codes,
                 cond,
                 null,
                 key,
                 rngs={"dropout": key},
-                method="training_nll",
+                method="loss",
             )
             assert error.shape == weight.shape == (8, 16)
-            assert z_loss == 0
+            assert extra == {}
             return jnp.mean(error) / CHANNELS
 
         value, gradient = jax.value_and_grad(loss)(params)
@@ -203,7 +220,7 @@ def test_training_draws_a_time_for_each_entity_and_lowers_the_loss():
 def test_evaluation_is_of_each_image_alone():
     model, params = build("cell")
     codes = jax.random.normal(jax.random.key(0), (2, 16, CHANNELS))
-    run = jax.jit(lambda *args: model.apply({"params": params}, *args, method="evaluation_nll"))
+    run = jax.jit(lambda *args: model.apply({"params": params}, *args, method="evaluate"))
     both = run(codes, COND)
     alone = run(codes[1:], {"label": COND["label"][1:]})
     np.testing.assert_allclose(both[1:], alone, rtol=1e-5)
@@ -222,9 +239,10 @@ def test_evaluation_looks_at_the_whole_range_of_times_of_every_entity_by_itself(
 
 
 def test_evaluations_are_counted():
-    model, _ = build("cell", steps=10)
-    assert model.evaluations == 4 * 10 + 3
-    assert model.clone(solver="heun").evaluations == 4 * 19 + 3
+    model, _ = build("cell")
+    assert network_calls(model, Sampling(steps=10)) == 4 * 10 + 3
+    assert network_calls(model, Sampling(steps=10, solver="heun")) == 4 * 19 + 3
+    assert network_calls(model, Sampling()) == 4 * 50 + 3
     assert len(flow.sde_times(10)) == 11
 
 
@@ -238,10 +256,9 @@ CLASSES = {"name": "class", "num_classes": 3}
         ({"entity": "cel"}, "entity 'cel' is none of"),
         ({"entity": "cell", "entity_options": {"stride": 2}}, "stride"),
         ({"heads": 5}, "not divisible by 5"),
-        ({"solver": "rk4"}, "solver 'rk4'"),
+        ({"steps": 3}, "steps"),
         ({"depth": (1, 0)}, "depth"),
         ({"depth": 4}, "two numbers"),
-        ({"guidance_interval": (0.6, 0.2)}, "guidance_interval"),
         ({"remat": True}, "remat"),
         ({"spec": LatentSpec("index", GRID, 8)}, "continuous"),
         ({"conditioning": {"name": "text", "num_slots": 4}}, "class"),
@@ -258,13 +275,14 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
     [
         (Guidance(), Filters(top_k=5), "top_k"),
         (Guidance(), Filters(temperature=0.9), "temperature"),
-        (Guidance(2.0, interval=1), Filters(), "guidance_interval"),
+        (Guidance(2.0, interval=(-1, 3)), Filters(), "guided by times"),
+        (Guidance(2.0, interval=(0.5, 1.5)), Filters(), "guided by times"),
     ],
 )
 def test_flows_refuse_what_filters_codes(guidance, filters, message):
     model, _ = build("cell")
     with pytest.raises(UserError, match=message):
-        check_drawing(model, guidance, filters)
+        check_sampling(model, Sampling(guidance, filters))
 
 
 def test_the_two_layers_of_the_feed_forward_start_as_two():
@@ -277,5 +295,5 @@ def test_the_two_layers_of_the_feed_forward_start_as_two():
 
 def test_scales_are_guided_by_their_number():
     model, _ = build("scale")
-    found = flow_entities.weights(model, Guidance(3.0, "linear"))
+    found = entity_flow.weights(model, Guidance(3.0, "linear"))
     np.testing.assert_allclose(found, [1, 2, 3])

@@ -18,28 +18,62 @@ import jax.numpy as jnp
 import numpy as np
 
 from imgen.decoding.guidance import Guidance, ramp_weights
+from imgen.decoding.sampling import Sampling
 from imgen.diffusion import flow
+from imgen.errors import UserError
 from imgen.generators.arrays import fold, sample_keys
+from imgen.generators.filters import Filters
 from imgen.generators.transformer import unstack_layers
 from imgen.generators.xar import XAR, FlowBlock, time_index
-from imgen.nn.attention import KVCache, Places
+from imgen.nn.attention import KVCache, SlotPositions
 
 # noise(entity number, solver step or -1 for the start, n) -> [B, n, C]
 Noise = Callable[[Any, Any, int], jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "guidance"))
+STEPS = 50
+
+
+def solver_of(sampling: Sampling) -> flow.Solver:
+    """Returns how an entity is drawn. Raises UserError for settings that do not fit."""
+    return flow.Solver.flow(sampling.solver or "euler_maruyama", sampling.steps or STEPS)
+
+
+def check(sampling: Sampling) -> None:
+    """Raises UserError for settings that next-X flows have no use for."""
+    if sampling.filters != Filters(choice_temperature=sampling.filters.choice_temperature):
+        raise UserError("flows draw no codes: temperature, top_k and top_p have no meaning for xar")
+    if sampling.solver_steps is not None or sampling.shift is not None:
+        raise UserError(
+            "an entity is drawn in `steps` of its solver: solver_steps and shift are of heads"
+        )
+    interval = sampling.guidance.interval
+    if interval is not None and not 0 <= interval[0] < interval[1] <= 1:
+        raise UserError(
+            f"guidance interval {interval}: xar is guided by times, 0 <= low < high <= 1"
+        )
+    solver_of(sampling)
+
+
+def network_calls(model: XAR, sampling: Sampling) -> int:
+    """Returns the network's evaluations that draw an image, each of one entity."""
+    count = model.entities.count
+    return solver_of(sampling).evaluations * count + count - 1
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling"))
 def sample(
     model: XAR,
     params: dict,
     cond: dict,
     rng: jax.Array,
     sample_ids: jax.Array,
-    guidance: Guidance = Guidance(),
+    sampling: Sampling = Sampling(),
 ) -> jax.Array:
-    """Tokens, float32 [B, L, C]. An image's noise depends on the key, its number and the kind of entity.
+    """Returns tokens, float32 [B, L, C]. An image's noise depends on the key, its number and the kind of
+    entity.
 
-    guidance: grows over the entities; with the published schedule "linear" the first one is not guided.
+    Guidance grows over the entities; with the published schedule "linear" the first one is not guided.
     """
     keys = sample_keys(rng, sample_ids)
 
@@ -47,7 +81,7 @@ def sample(
         own = fold(fold(keys, entity), step + 1)
         return jax.vmap(lambda key: jax.random.normal(key, (size, model.channels)))(own)
 
-    return sample_from(model, params, cond, noise, guidance)
+    return sample_from(model, params, cond, noise, sampling)
 
 
 def given_noise(start: jax.Array, steps: jax.Array, starts: np.ndarray) -> Noise:
@@ -67,18 +101,18 @@ def weights(model: XAR, guidance: Guidance) -> np.ndarray:
 
 
 def sample_from(
-    model: XAR, params: dict, cond: dict, noise: Noise, guidance: Guidance = Guidance()
+    model: XAR, params: dict, cond: dict, noise: Noise, sampling: Sampling = Sampling()
 ) -> jax.Array:
     """`sample` with given noise."""
     entities, batch = model.entities, jax.tree.leaves(cond)[0].shape[0]
-    weight = weights(model, guidance)
+    weight, solver = weights(model, sampling.guidance), solver_of(sampling)
     rows = 2 * batch if (weight != 1).any() else batch
     layers = [unstack_layers(params[f"stack_{i}"]) for i in range(2)]
     layers = jax.tree.map(lambda x: x.astype(model.dtype), layers)  # as they are used, once
     null = jnp.arange(rows) >= batch
     cond = jax.tree.map(lambda x: jnp.concatenate([x] * (rows // batch)), cond)
     label = model.apply({"params": params}, cond, null, method="embed_condition")  # [R, D]
-    times = model.times()
+    times, interval = solver.times(), sampling.guidance.interval or (0.0, 1.0)
     at = model.apply({"params": params}, time_index(times), method="embed_time")  # [T + 1, D]
     shape = (rows, entities.length, model.heads, model.width // model.heads)
     caches = [
@@ -96,13 +130,15 @@ def sample_from(
         scanned = {
             "number": numbers.astype(np.int32),
             "start": entities.starts[numbers],
-            "places": model.places(tokens),  # [entities, n, H / 2]
+            "positions": model.positions(tokens),  # [entities, n, H / 2]
             "weight": weight[numbers],
             "last": numbers == entities.count - 1,
         }
 
         def draw(caches, entity, size=size, guided=guided, read=read):
-            forward = functools.partial(network, places=entity["places"], start=entity["start"])
+            forward = functools.partial(
+                network, positions=entity["positions"], start=entity["start"]
+            )
             past = jax.tree.map(lambda rows: rows[:, : read - size].swapaxes(1, 2), caches)
             ahead = jax.tree.map(lambda rows: rows[:batch], past)
 
@@ -113,13 +149,13 @@ def sample_from(
                 v, _ = forward(jnp.concatenate([x, x]), time + label, past)
                 return v[:batch], v[batch:]
 
-            rule = flow.Guidance(entity["weight"], model.guidance_interval) if guided else None
+            rule = flow.ProjectedGuidance(entity["weight"], interval) if guided else None
             number = entity["number"]
             x = flow.solve(
                 velocity,
                 noise(number, -1, size),
                 times,
-                model.solver,
+                solver.name,
                 inputs=at,
                 guidance=rule,
                 both=both,
@@ -144,7 +180,7 @@ def run(
     x: jax.Array,  # [R, n, C]
     condition: jax.Array,  # [R, D]
     caches: list,
-    places: Places,
+    positions: SlotPositions,
     start: jax.Array,
     read: int | None = None,
 ) -> tuple[jax.Array, list]:
@@ -154,7 +190,7 @@ def run(
     None: they are not written; the caches hold the entities before, and maybe others behind these.
     """
     size = x.shape[1]
-    block, visible = FlowBlock(**model.block_arguments((size,))), jnp.full(size, start + size)
+    block, visible = FlowBlock(model.block, (size,)), jnp.full(size, start + size)
     h, written = model.apply({"params": params}, x, start, method="enter"), []
     for i, stack in enumerate(layers):
         own = []
@@ -163,7 +199,7 @@ def run(
                 {"params": layer},
                 h,
                 condition[:, None],
-                places,
+                positions,
                 visible,
                 cache,
                 start=start,
