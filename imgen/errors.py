@@ -1,4 +1,4 @@
-"""The two ways in which a run ends early on purpose; `imgen.runs.cli` turns them into exit statuses."""
+"""Errors that are told in a line: those that end a run on purpose, and examples that are left out."""
 
 import difflib
 from collections.abc import Sequence
@@ -13,6 +13,17 @@ class UserError(Exception):
 
 class NonFiniteLoss(Exception):
     """The training loss became NaN or infinite. Commands exit with status 3."""
+
+
+class BadExample(Exception):
+    """One example that cannot be read. The loader goes on without it.
+
+    name: what the user would look for, e.g. the file's path. reason: why it could not be read.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from imgen.report.progress import Progress
 from imgen.runs import cli
 from imgen.runs import sampling as drawing
 from imgen.runs.run import Run
+from imgen.runs.sample_writer import SampleWriter, remove_others
 from imgen.training.generator_task import sampler
 from imgen.training.reconstructions import reconstructor, stripper
 from imgen.training.sampling import sample_set
@@ -59,30 +60,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     run, sampling = drawing.open_generator(args.workdir, args.checkpoint, drawing.choices(args))
     conditions = chosen_labels(run.module.conditioner, _labels(args.labels), args.num)
-    mesh, began = make_mesh(), time.monotonic()
+    mesh, began, size = make_mesh(), time.monotonic(), (experiment.data.image_size,) * 2
     progress = Progress("sample", args.num, noun="images")
-    pixels, done = None, 0
-    with jax.set_mesh(mesh), contextlib.closing(progress):
+    with (
+        jax.set_mesh(mesh),
+        contextlib.closing(progress),
+        SampleWriter(out, args.num, size) as writer,
+    ):
         params = jax.device_put((run.params, run.tokenizer_params), replicated(mesh))
         samples = sample_set(
             sampler(run.module, run.tokenizer, sampling), *params, conditions,
-            jax.random.key(args.seed), name="samples", size=(experiment.data.image_size,) * 2,
-            sharding=batch_sharding(mesh),
+            jax.random.key(args.seed), name="samples", size=size, sharding=batch_sharding(mesh),
         )  # fmt: skip
         for drawn, mask in samples.read(whole_batch(min(args.batch_size, args.num), mesh)):
-            drawn = drawn[mask > 0]
-            if pixels is None:
-                pixels = np.empty((args.num, *drawn.shape[1:]), np.uint8)
-            pixels[done : done + len(drawn)] = drawn
-            for number, image in enumerate(drawn, done):
-                images.save_png(out / f"{number:06d}.png", image)
-            done += len(drawn)
-            progress.update(done)
-    images.save_png(out / "grid.png", images.enlarge(images.grid(pixels[:100])))
-    about = drawing.describe(run, sampling) | {"seed": args.seed}
-    how = drawing.protocol(run, sampling, "chosen" if args.labels else "balanced")
-    told = {sample_files.KEY: sample_files.drawn(how, about)}
-    np.savez(out / "samples.npz", pixels, labels=conditions.labels, **told)
+            writer.write(drawn[mask > 0])
+            progress.update(writer.done)
+        about = drawing.describe(run, sampling) | {"seed": args.seed}
+        how = drawing.protocol(run, sampling, "chosen" if args.labels else "balanced")
+        told = {sample_files.KEY: sample_files.drawn(how, about)}
+        writer.finish(labels=conditions.labels, **told)
+    images.save_png(out / "grid.png", images.enlarge(images.grid(writer.first(100))))
     seconds = time.monotonic() - began
     log.info("%d images in %.1f s, compilation included: %s", args.num, seconds, out)
 
@@ -127,6 +124,7 @@ def _reconstruct(args, out: Path) -> None:
             )
     for number, image in enumerate(recon):
         images.save_png(out / f"{number:06d}.png", image)
+    remove_others(out, len(recon))
     pairs = np.stack([originals, recon], axis=1)[:64].reshape(-1, *recon.shape[1:])
     images.save_png(out / "grid.png", images.enlarge(images.grid(pairs, columns=8)))
     np.savez(out / "samples.npz", recon, originals=originals)

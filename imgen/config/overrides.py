@@ -103,10 +103,10 @@ def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
 
 def _parse(key: str, text: str, old: Any) -> Any:
     """The value that a text stands for, of the type of the old one."""
-    if isinstance(old, ConfigDict):
-        raise UserError(f"{key!r} is a group; set one of its keys: {', '.join(sorted(old))}")
     if text == "None":
         return None
+    if isinstance(old, ConfigDict):
+        raise UserError(f"{key!r} is a group; set one of its keys: {', '.join(sorted(old))}")
     if old is None or isinstance(old, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"

@@ -5,8 +5,12 @@ import types
 import typing
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from imgen.errors import UserError
 
+DTYPES = ("float32", "bfloat16")  # that models compute in
 _WORDS = {
     bool: "True or False",
     int: "a whole number",
@@ -29,6 +33,13 @@ def check_type(where: str, value: Any, annotation: Any) -> None:
     if kinds and not any(_is_a(value, kind) for kind in kinds):
         words = " or ".join(_WORDS[kind] for kind in kinds)
         raise UserError(f"{where}={value!r}: {words} is needed")
+
+
+def check_dtype(where: str, name: str) -> np.dtype:
+    """Returns the type that models compute in. Raises UserError for any but DTYPES."""
+    if name not in DTYPES:
+        raise UserError(f"{where} {name!r} is neither {' nor '.join(DTYPES)}")
+    return jnp.dtype(name)
 
 
 def check_range(

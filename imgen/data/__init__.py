@@ -21,7 +21,7 @@ def make_source(name: str, split: str, **kwargs: Any) -> Source:
 
     Where latents are stored, and their images are still there but changed, it says so in the log.
     """
-    source = construct(source_class(name), kwargs, f"data source {name!r}", split=split)
+    source = construct(source_class(name), {"split": split, **kwargs}, f"data source {name!r}")
     paths = {
         key: os.path.abspath(os.path.expanduser(value))
         for key, value in kwargs.items()

@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
-from imgen.data.source import BadExample
-from imgen.errors import UserError
+from imgen.errors import BadExample, UserError
 
 WHITE = (255, 255, 255)
 MAX_PIXELS = (

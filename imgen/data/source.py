@@ -1,26 +1,15 @@
 """What a data source is: random access to examples that can be decoded, or say that they can't."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from imgen.data import preprocess
+from imgen.data.image_files import read_image
+from imgen.errors import BadExample
 from imgen.latents import LatentSpec
-
-
-class BadExample(Exception):
-    """One example that cannot be read. The loader goes on without it.
-
-    name: what the user would look for, e.g. the file's path. reason: why it could not be read.
-    """
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
 
 
 class Source(Protocol):
@@ -100,9 +89,5 @@ def read(source: Source, indices: Sequence[int]) -> list[dict | BadExample]:
 
 
 def decode_image(encoded: bytes | str | Path, name: str) -> np.ndarray:
-    """Image file contents, or the path of one, -> uint8 RGB [H, W, 3]. Always by PIL, never cv2."""
-    try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # PIL raises whatever a broken file makes its decoders stumble over
-        raise BadExample(name, str(error) or type(error).__name__) from error
+    """As `image_files.read_image`."""
+    return read_image(encoded, name=name)

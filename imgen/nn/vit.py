@@ -94,7 +94,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """[B, T, D] -> [B, T, D]. mask: see `ViTBlock`."""
+        """Runs all blocks, [B, T, D] -> [B, T, D]. mask: see `ViTBlock`."""
         blocks = stack(ViTBlock, self.depth, remat="full" if self.remat else "none")
         options = (self.heads, self.mlp_ratio, self.eps, self.init_std, self.dtype, self.mlp)
         return blocks(*options, name="blocks")(x, mask)[0]

@@ -9,6 +9,8 @@ width: int = 512                    anything else: shapes show it
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
+
 TRAINING, SILENT = "training", "silent"
 FLAX = ("parent", "name")  # fields that Linen gives every module
 
@@ -31,3 +33,22 @@ def is_training(field: dataclasses.Field) -> bool:
 def is_silent(field: dataclasses.Field) -> bool:
     """Whether this field was declared by `silent`."""
     return field.metadata.get(SILENT, False)
+
+
+def differences(one: Any, other: Any, only_silent: bool = False, where: str = "") -> list[str]:
+    """Lists the fields by which two modules make unlike things of the same parameters, as "decoder.groups 8,
+    not 32". only_silent: those declared by `silent`, where the parameters' shapes are compared besides."""
+    if not (isinstance(one, nn.Module) and type(one) is type(other)):
+        alike = one == other or only_silent
+        return [] if alike else [f"{where} {_short(one)}, not {_short(other)}".lstrip()]
+    found = []
+    for field in dataclasses.fields(one):
+        if not is_training(field):
+            ours, theirs = getattr(one, field.name), getattr(other, field.name)
+            path = f"{where}.{field.name}".lstrip(".")
+            found += differences(ours, theirs, only_silent and not is_silent(field), path)
+    return found
+
+
+def _short(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

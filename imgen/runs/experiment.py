@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
@@ -19,7 +18,7 @@ from imgen.interop import lpips
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import make_mesh
 from imgen.runs.data import RunData
-from imgen.tokenizers import TOKENIZERS
+from imgen.tokenizers import Tokenizer, build_tokenizer
 from imgen.tokenizers.losses.adversary import Adversary
 from imgen.tokenizers.losses.discriminators import DISCRIMINATORS
 from imgen.training.best import KeepBest
@@ -29,8 +28,6 @@ from imgen.training.task import Task
 from imgen.training.tokenizer_task import TokenizerTask
 
 STAGES = ("tokenizer", "generator")
-PARTS = ("vae", "proxy")  # tokenizers inside tokenizers, trained elsewhere
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Experiment:
         self.mesh_axes = mesh or {}
         self.init = construct(Init, init or {}, "config.init")
         self.data = construct(RunData, data, "config.data")
-        self.tokenizer = build_tokenizer(tokenizer)
+        self.tokenizer: Tokenizer = build_tokenizer(tokenizer)
         self.spec: LatentSpec = self.tokenizer.spec(self.data.image_size)
         self.model: LatentModel | None = None
         if generator is not None:
@@ -177,26 +174,6 @@ class Experiment:
         if self.model is None:
             raise UserError("this run has no generator, only a tokenizer")
         return jax.eval_shape(self.model.init_params, jax.random.key(0))
-
-
-def build_tokenizer(arguments: dict, where: str = "tokenizer") -> nn.Module:
-    """The tokenizer that {"name": key of TOKENIZERS, ...its fields} describes; so are its PARTS."""
-    arguments = dict(arguments)
-    name = arguments.pop("name", None)
-    if name not in TOKENIZERS:
-        raise UserError(f"{where}.name {name!r} is none of {', '.join(TOKENIZERS)}")
-    arguments["dtype"] = _dtype(arguments, where)
-    for part in PARTS:
-        if isinstance(arguments.get(part), dict):
-            arguments[part] = build_tokenizer(arguments[part], f"{where}.{part}")
-    return construct(TOKENIZERS[name], arguments, where)
-
-
-def _dtype(arguments: dict, where: str) -> jnp.dtype:
-    name = arguments.get("dtype", "float32")
-    if name not in DTYPES:
-        raise UserError(f"{where}.dtype {name!r} is neither float32 nor bfloat16")
-    return jnp.dtype(name)
 
 
 def _stage_settings(name: str, given: dict) -> StageSettings:

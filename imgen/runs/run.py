@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from imgen.latents import LatentSpec
 from imgen.parallel.mesh import batch_sharding, make_mesh, replicated, whole_batch
 from imgen.report import pixels as images
 from imgen.runs.experiment import Experiment
+from imgen.tokenizers import Tokenizer
 from imgen.training.best import best_dir
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.stage import checkpoint_dir
@@ -33,7 +33,7 @@ CHECKPOINTS = ("latest", "best")  # best: what `keep_best` of the stage kept
 class TrainedTokenizer:
     """A tokenizer with its parameters, the average where one was kept."""
 
-    module: nn.Module
+    module: Tokenizer
     params: Any
     spec: LatentSpec
     step: int
@@ -83,7 +83,7 @@ class TrainedGenerator:
 
     module: LatentModel
     params: Any
-    tokenizer: nn.Module
+    tokenizer: Tokenizer
     tokenizer_params: Any  # None where it was trained on stored codes without a tokenizer
     step: int
 
@@ -184,7 +184,7 @@ class Run:
         names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
         return max((int(name) for name in names if name.isdigit()), default=None)
 
-    def check_tokenizer(self, expected: nn.Module) -> None:
+    def check_tokenizer(self, expected: Tokenizer) -> None:
         """Raises UserError unless the run's tokenizer is the one that a config describes."""
         if self.experiment.tokenizer != expected:
             raise UserError(

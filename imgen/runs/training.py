@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
@@ -18,9 +17,10 @@ from imgen.config.construct import construct
 from imgen.errors import UserError
 from imgen.parallel.mesh import check_batch_size
 from imgen.params import paths
-from imgen.runs.differences import SILENT, differences
-from imgen.runs.experiment import PARTS, STAGES, Experiment
+from imgen.params.fields import differences
+from imgen.runs.experiment import STAGES, Experiment
 from imgen.runs.run import Run, TrainedTokenizer
+from imgen.tokenizers import Tokenizer
 from imgen.training.checkpoint import Checkpointer
 from imgen.training.evaluator import Evaluator
 from imgen.training.feature_metrics import EVALS
@@ -230,7 +230,7 @@ def check_data(experiment: Experiment) -> None:
     if train.class_names != held_out.class_names:
         raise UserError(f"{train.name} and {held_out.name} have unlike classes: mend the folders")
     conditioner = experiment.model.conditioner
-    classes = getattr(conditioner, "num_classes", None)
+    classes = conditioner.num_classes if "label" in conditioner.inputs else None
     for source in (train, held_out):
         if classes is not None and source.num_classes != classes:
             raise UserError(
@@ -266,7 +266,7 @@ def check_tokenizer_start(experiment: Experiment) -> None:
         run = Run(init.tokenizer, where="init.tokenizer")
         theirs = paths.flatten(run.shapes("tokenizer"))
         check_warm_start(ours, theirs, init.tokenizer, "init.tokenizer")
-        _check_meaning(tokenizer, run, "init.tokenizer", SILENT)
+        _check_meaning(tokenizer, run, "init.tokenizer", only_silent=True)
         given |= theirs.keys()
     for part, name in init.parts.items():
         if name:
@@ -275,17 +275,17 @@ def check_tokenizer_start(experiment: Experiment) -> None:
     lacking = [k for k in ours if any(re.search(p, k) for p in frozen) and k not in given]
     if lacking:
         part = lacking[0].split("/")[0]
-        key = f"init.parts.{part}" if part in PARTS else "init.tokenizer"
+        key = f"init.parts.{part}" if part in tokenizer.parts else "init.tokenizer"
         raise UserError(
             f"tokenizer.{part} is never trained here: name the run that trained it in {key}"
         )
 
 
-def _check_part(part: str, name: str, tokenizer: nn.Module, ours: dict[str, Any]) -> set[str]:
+def _check_part(part: str, name: str, tokenizer: Tokenizer, ours: dict[str, Any]) -> set[str]:
     """The paths that the run `name` gives to a part of the tokenizer, which must be as its own."""
     where, run = f"init.parts.{part}", Run(name, where=f"init.parts.{part}")
     inside = {k.removeprefix(f"{part}/"): v for k, v in ours.items() if k.startswith(f"{part}/")}
-    if part not in PARTS or not inside:
+    if part not in tokenizer.parts or not inside:
         raise UserError(f"{where}: the tokenizer has no such part")
     theirs = paths.flatten(run.shapes("tokenizer"))
     if missing := [path for path in inside if path not in theirs]:
@@ -293,17 +293,11 @@ def _check_part(part: str, name: str, tokenizer: nn.Module, ours: dict[str, Any]
             f"{where}: the tokenizer of {name} has no {missing[0]}: make tokenizer.{part} its settings"
         )
     check_warm_start(inside, theirs, name, where)
-    _check_meaning(getattr(tokenizer, part), run, where)
+    _check_meaning(vars(tokenizer)[part], run, where)
     return {f"{part}/{path}" for path in theirs}
 
 
-def _check_meaning(
-    module: nn.Module, run: Run, where: str, fields: Sequence[str] | None = None
-) -> None:
-    """Raises UserError where a run's parameters would mean something else here, though their shapes fit.
-    fields: those that are looked at, all by default."""
-    for found in differences(module, run.experiment.tokenizer):
-        if fields is None or found.split(" ")[0].split(".")[-1] in fields:
-            raise UserError(
-                f"{where}: the tokenizer here and that of {run.workdir} differ: {found}"
-            )
+def _check_meaning(module: Tokenizer, run: Run, where: str, only_silent: bool = False) -> None:
+    """Raises UserError where a run's parameters would mean something else here, though their shapes fit."""
+    for found in differences(module, run.experiment.tokenizer, only_silent):
+        raise UserError(f"{where}: the tokenizer here and that of {run.workdir} differ: {found}")

@@ -22,6 +22,12 @@ The dict of the training pass holds
               for k-means, restarts and EMA of a codebook (the parameter quantizer/codebook)
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+from imgen.config.construct import construct
+from imgen.config.types import check_dtype
+from imgen.errors import UserError
 from imgen.tokenizers import bae, binary_1d, conv, dynamic, flextok, kl, mingtok, titok, vq
 from imgen.tokenizers.layout import StoredCodes
 from imgen.tokenizers.tokenizer import Tokenizer
@@ -49,4 +55,21 @@ TOKENIZERS = {
     "codes": StoredCodes,
 }
 
-__all__ = ["TOKENIZERS", "Tokenizer"]
+PARTS = (*flextok.FlexTok.parts, *titok.TiTok.parts)
+
+
+def build_tokenizer(settings: Mapping[str, Any], where: str = "tokenizer") -> Tokenizer:
+    """Makes the tokenizer that a config's group `tokenizer` describes: `name`, a key of TOKENIZERS, and its
+    fields; dtypes as text, PARTS as such groups themselves. Raises UserError."""
+    arguments = dict(settings)
+    name = arguments.pop("name", None)
+    if name not in TOKENIZERS:
+        raise UserError(f"{where}.name {name!r} is none of {', '.join(TOKENIZERS)}")
+    arguments["dtype"] = check_dtype(f"{where}.dtype", arguments.get("dtype", "float32"))
+    for part in PARTS:
+        if isinstance(arguments.get(part), Mapping):
+            arguments[part] = build_tokenizer(arguments[part], f"{where}.{part}")
+    return construct(TOKENIZERS[name], arguments, where)
+
+
+__all__ = ["PARTS", "TOKENIZERS", "Tokenizer", "build_tokenizer"]

@@ -14,7 +14,7 @@ CodebookState = dict[str, jax.Array]
 
 
 def code_counts(codes: jax.Array, size: int, weights: jax.Array | None = None) -> jax.Array:
-    """How often each code occurs: int [B, ...] -> float32 [size]. weights: [B], 0 on padding."""
+    """Counts how often each code occurs: int [B, ...] -> float32 [size]. weights: [B], 0 on padding."""
     if weights is None:
         weights = jnp.ones(codes.shape[:1], jnp.float32)
     weights = jnp.broadcast_to(
@@ -24,18 +24,18 @@ def code_counts(codes: jax.Array, size: int, weights: jax.Array | None = None) -
 
 
 def feature_sums(features: jax.Array, codes: jax.Array, size: int) -> jax.Array:
-    """Sum of the features [N, D] of each code: codes [N] -> [size, D]."""
+    """Sums the features [N, D] of each code: codes [N] -> [size, D]."""
     return jnp.zeros((size, features.shape[-1]), jnp.float32).at[codes].add(features)
 
 
 def perplexity(counts: jax.Array) -> jax.Array:
-    """exp(entropy of the code distribution): 1 if one code is used, K if all are used equally."""
+    """Returns exp(entropy of the code distribution): 1 if one code is used, K if all are used equally."""
     p = counts / jnp.maximum(counts.sum(), 1e-12)
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.maximum(p, 1e-30)), 0.0)))
 
 
 def init_state(size: int, table: jax.Array | None = None) -> CodebookState:
-    """The state that goes with K codes:
+    """Makes the state that goes with K codes:
 
     usage [K]: running mean of a code's share of the batch, times K: 1 where all are used equally.
     last_seen int32 [K]: the step that used the code last.
@@ -69,7 +69,7 @@ def update_state(
 
 
 def ema_table(state: CodebookState, epsilon: float = 1e-5) -> jax.Array:
-    """The codebook [K, D] of EMA-VQ: each code is the running mean of the features assigned to it
+    """Returns the codebook [K, D] of EMA-VQ: each code is the running mean of the features assigned to it
     (VQ-VAE-2, appendix A.1), with the counts smoothed so that no code is divided by 0."""
     size = state["usage"].size
     total = state["usage"].sum()
@@ -78,13 +78,13 @@ def ema_table(state: CodebookState, epsilon: float = 1e-5) -> jax.Array:
 
 
 def usage_in_window(state: CodebookState, step: jax.Array, window: int) -> jax.Array:
-    """Share of the codes that occurred in the last `window` steps (up to and with `step`)."""
+    """Returns the share of the codes that occurred in the last `window` steps (up to and with `step`)."""
     seen = (state["last_seen"] >= 0) & (step - state["last_seen"] < window)
     return jnp.mean(seen.astype(jnp.float32))
 
 
 def kmeans(features: jax.Array, size: int, key: jax.Array, iterations: int = 10) -> jax.Array:
-    """Codebook [size, D] from features [N, D]: random rows, then Lloyd's iterations.
+    """Makes a codebook [size, D] from features [N, D]: random rows, then Lloyd's iterations.
 
     With fewer rows than codes, rows repeat, and the copies are told apart by a little noise.
     A cluster that empties keeps its centre.
@@ -150,7 +150,7 @@ def cluster_online(
 
 
 def nearest_features(features: jax.Array, table: jax.Array, max_bytes: int = 2**27) -> jax.Array:
-    """The feature nearest to each code, the first of equals: [N, D], [K, D] -> int32 [K].
+    """Finds the feature nearest to each code, the first of equals: [N, D], [K, D] -> int32 [K].
 
     The codes are taken in chunks so that no tensor of over `max_bytes` on a device is built: each needs
     one smallest distance over all features, wherever they are.

@@ -38,7 +38,7 @@ class ConvTokenizer(QuantizedTokenizer):
 
     @property
     def dtype(self) -> Any:
-        """Of the convolutions; quantisation and losses are float32 always."""
+        """Returns the type of the convolutions; quantisation and losses are float32 always."""
         return self.encoder.dtype
 
     @nn.nowrap

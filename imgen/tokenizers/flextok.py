@@ -96,6 +96,7 @@ class FlexTok(Tokenizer):
     remat: bool = training(False)
     dtype: Any = training(jnp.float32)
 
+    parts = ("vae",)
     projectors = {"repa": Projector}
     nested = True
     draws = True
@@ -294,7 +295,7 @@ class FlexTok(Tokenizer):
 
 
 def _sizes(encoder: int, decoder: int) -> dict[str, int]:
-    """Published models are 64 channels wide for each block of their depth."""
+    """Sizes a model: published ones are 64 channels wide for each block of their depth."""
     return {
         "encoder_width": 64 * encoder,
         "encoder_depth": encoder,

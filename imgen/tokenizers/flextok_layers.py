@@ -54,7 +54,7 @@ class RegisterAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """[B, T, D] -> [B, T, D]; mask: bool [T, T], what is False is not seen."""
+        """Attends, [B, T, D] -> [B, T, D]; mask: bool [T, T], what is False is not seen."""
         width = x.shape[-1]
         if width % self.head_dim:
             raise UserError(
@@ -77,7 +77,8 @@ class RegisterAttention(nn.Module):
 
 
 class Carry(NamedTuple):
-    """What goes from block to block: x [B, T, D] and, where some block's output is asked for, that output."""
+    """Holds what goes from block to block: x [B, T, D] and, where some block's output is asked for, that
+    output."""
 
     x: jax.Array
     features: jax.Array | None

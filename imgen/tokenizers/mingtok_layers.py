@@ -54,7 +54,7 @@ class LowLevelEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> jax.Array:
-        """masked: bool [B, N]."""
+        """Encodes; masked: bool [B, N], the patches that are not seen."""
         x = patch_embedding(self.width, self.patch, self.dtype)(images)
         x = x.reshape(len(x), -1, self.width)  # [B, N, D]
         if self.masking:

@@ -69,6 +69,7 @@ class TiTok(QuantizedTokenizer):
     remat: bool = training(False)
     dtype: Any = training(jnp.float32)
 
+    parts = ("proxy",)
     sharding = SHARDING
 
     def __post_init__(self):

@@ -24,6 +24,7 @@ class Tokenizer(nn.Module):
 
     projectors: its fields that predict a frozen teacher's features, by name, each with the class that a
         config's arguments are for (`losses.semantic`).
+    parts: its fields that are tokenizers themselves, trained by other runs.
     frozen: regular expressions of the parameter paths that are never trained.
     last_layer: path of the parameters of `project`, such as ("decoder", "conv_out").
     nested: any number of the first latents decodes: `decode` has an argument `keep`, int or int [B].
@@ -36,6 +37,7 @@ class Tokenizer(nn.Module):
     """
 
     projectors = {}
+    parts = ()
     frozen = ()
     last_layer = ()
     nested = False
@@ -105,7 +107,7 @@ class Tokenizer(nn.Module):
 
 
 class QuantizedTokenizer(Tokenizer):
-    """A tokenizer whose `features` go through its `quantizer`, a field, and nothing else."""
+    """Sends its `features` through its `quantizer`, a field, and does nothing else to them."""
 
     @property
     def has_moments(self) -> bool:

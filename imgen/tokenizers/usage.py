@@ -22,7 +22,7 @@ ALIVE = 0.1  # bits: a bit of less entropy hardly tells anything
 
 
 def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None) -> Tally:
-    """The sums of a batch of latents. weights: [B], 0 on padding."""
+    """Sums up a batch of latents. weights: [B], 0 on padding."""
     if spec.kind == "index":
         return {"counts": codebook.code_counts(latents, spec.size, weights)}
     rows = latents.reshape(len(latents), -1, spec.size).astype(jnp.float32)  # [B, P, D]
@@ -44,7 +44,7 @@ def tally(spec: LatentSpec, latents: jax.Array, weights: jax.Array | None = None
 
 
 def summarize(sums: Tally) -> dict[str, float]:
-    """What the sums of a whole evaluation come to, on the host.
+    """Returns what the sums of a whole evaluation come to, on the host.
 
     index, bits: codebook_usage, the share of the codes that occurred, and perplexity, exp of their entropy.
         Of bits that are counted in parts both are of a sub-code of sub_code_bits bits, on average (of the
@@ -72,21 +72,21 @@ def summarize(sums: Tally) -> dict[str, float]:
 
 
 def bit_entropies(share: jax.Array) -> jax.Array:
-    """Entropy, in bits, of each of the bits that are set with probability `share` [D]."""
+    """Returns the entropy, in bits, of each of the bits that are set with probability `share` [D]."""
     p = jnp.clip(share, 1e-7, 1 - 1e-7)
     return -(p * jnp.log2(p) + (1 - p) * jnp.log2(1 - p))
 
 
 def moments(sums: Tally) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of continuous latents."""
+    """Returns mean and standard deviation of continuous latents."""
     mean = sums["sum"] / sums["values"]
     variance = sums["square"] / sums["values"] - mean**2
     return mean, jnp.sqrt(jnp.maximum(variance, 0.0))
 
 
 def init_state(spec: LatentSpec, table: jax.Array | None = None) -> codebook.CodebookState:
-    """Running means of a training's usage: of a codebook those of `codebook`, with `sums` if it has a
-    table [K, D]; else the share of ones [D], or mean and square of the values."""
+    """Starts the running means of a training's usage: of a codebook those of `codebook`, with `sums` if it
+    has a table [K, D]; else the share of ones [D], or mean and square of the values."""
     if spec.kind == "index":
         return codebook.init_state(spec.size, table)
     if spec.kind == "bits":
@@ -117,7 +117,7 @@ def update_state(
 
 
 def report(state: codebook.CodebookState, step: jax.Array, window: int) -> dict[str, jax.Array]:
-    """Scalars for the training log. window: steps within which a code counts as used."""
+    """Returns scalars for the training log. window: steps within which a code counts as used."""
     if "usage" in state:
         return {
             "codebook_usage": codebook.usage_in_window(state, step, window),

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from imgen.config.construct import construct
+from imgen.config.types import check_range
 from imgen.decoding import Sampling, check_sampling, draw_latents
 from imgen.errors import UserError
 from imgen.generators import LatentModel
@@ -20,7 +21,7 @@ from imgen.report import pixels as images
 from imgen.training import optim
 from imgen.training.gradients import accumulate
 from imgen.training.reconstructions import replicate
-from imgen.training.task import Batch, State
+from imgen.training.task import Batch, State, Task
 
 # Official buffers: saved, never trained, not decayed.
 FROZEN = ("null_features",)
@@ -65,7 +66,7 @@ def mean_nll(nll: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass
-class GeneratorTask:
+class GeneratorTask(Task):
     """A generator's own loss (next-code cross-entropy, or a flow's or diffusion's error) with a share of the
     conditions dropped.
 
@@ -99,6 +100,11 @@ class GeneratorTask:
     trained: dict[str, np.ndarray] | None = None
 
     def __post_init__(self):
+        check_range("ema_decay", self.ema_decay, 0.0, below=1.0)
+        check_range("microbatches", self.microbatches, 1)
+        check_range("condition_dropout", self.condition_dropout, 0.0, 1.0)
+        check_range("z_loss", self.z_loss, 0.0)
+        check_range("num_samples", self.num_samples, 1)
         self.optimizer = {"decay": DECAY, "frozen": FROZEN, **self.optimizer}
         self._optimizer, self._learning_rate = construct(
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps

@@ -32,7 +32,7 @@ class LatentCare:
 
     @property
     def tends(self) -> bool:
-        """Whether there is anything that needs a codebook."""
+        """Says whether there is anything that needs a codebook."""
         return bool(
             self.kmeans_init or self.restart_every or self.ema_codebook or self.online_clustering
         )

@@ -148,7 +148,7 @@ class _StageRun:
             )
 
     def _compile(self) -> None:
-        notes = getattr(self._task, "parameter_notes", lambda params: {})(self._abstract["params"])
+        notes = self._task.parameter_notes(self._abstract["params"])
         rules = self._task.sharding_rules
         self._write_parameter_table(parameter_table(self._abstract, rules, self._mesh, notes))
         seed = self._seed

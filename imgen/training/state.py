@@ -43,16 +43,14 @@ def init_state(task: Task, seed: int, batch: Batch, abstract: State) -> State:
         lambda x, s: jax.device_put(x, s, may_alias=False), frozen, {k: out[k] for k in frozen}
     )
     state = init(run_keys(seed)[0], batch) | placed
-    trained = getattr(task, "trained", None)
-    if trained is None:
+    if task.trained is None:
         return state
-    state = warm_start(state, trained)
-    settle = getattr(task, "after_warm_start", None)
-    if settle is None:
+    state = warm_start(state, task.trained)
+    if task.after_warm_start is None:
         return state
-    return jax.jit(settle, out_shardings=out)(state, batch)
+    return jax.jit(task.after_warm_start, out_shardings=out)(state, batch)
 
 
 def _frozen(task: Task) -> State:
     """Host arrays trained elsewhere and carried along unchanged (a tokenizer, LPIPS weights)."""
-    return jax.device_get(getattr(task, "frozen_items", {}))
+    return jax.device_get(task.frozen_items)

@@ -1,5 +1,6 @@
 """Task: what `imgen.train` trains, as the loop sees it. Tokenizers and generators have one each."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -14,28 +15,38 @@ Batch = dict[str, Any]
 
 
 class Task(Protocol):
-    sharding_rules: list[tuple[str, tuple]]  # (regex on "params/..." paths, spec), the first match
-    # Optional: items of the state that `init` leaves out, made elsewhere and never changed here.
-    frozen_items: State
+    """A kind of task is a subclass.
+
+    sharding_rules: (regex on "params/..." paths, spec); the first match counts.
+    frozen_items: items of the state that `init` leaves out, made elsewhere and never changed here.
+    trained: parameters of other models, by path, to start from (`training.warm_start`).
+    after_warm_start: (state, batch) -> state, pure: what follows from parameters that were taken from
+        another run, if anything does.
+    microbatches: passes that a batch is cut into.
+    """
+
+    sharding_rules: list[tuple[str, tuple]]
+    frozen_items: State = {}
+    trained: dict[str, np.ndarray] | None = None
+    after_warm_start: Callable[[State, Batch], State] | None = None
+    microbatches: int = 1
 
     def init(self, rng: jax.Array, batch: Batch) -> State:
-        """A fresh state; pure, so that it can be traced for shapes and run sharded."""
-
-    # Optional: after_warm_start(state, batch) -> state, pure: what follows from parameters that were taken
-    # from another run.
+        """Makes a fresh state; pure, so that it can be traced for shapes and run sharded."""
 
     def train_step(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, dict]:
-        """One update, pure: (state with step + 1, scalar metrics); `rng` is this step's key."""
+        """Does one update, pure: (state with step + 1, scalar metrics); `rng` is this step's key."""
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        """Sums over the batch, weighted by its "mask", pure: the loop adds them up."""
+        """Returns sums over the batch, weighted by its "mask", pure: the loop adds them up."""
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """The metrics of a whole evaluation from the added sums, on the host."""
+        """Turns the added sums into the metrics of a whole evaluation, on the host."""
 
     def visualize(self, state: State, batch: Batch, rng: jax.Array) -> dict[str, np.ndarray]:
-        """Pictures by name, uint8 [H, W, 3]."""
+        """Returns pictures by name, uint8 [H, W, 3]."""
 
     def parameter_notes(self, params: PyTree) -> dict[str, str]:
-        """What the optimiser does to each parameter, by path, for the table printed at the start
+        """Says what the optimiser does to each parameter, by path, for the table printed at the start
         (`optim.describe`)."""
+        return {}

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from imgen.config.construct import construct
+from imgen.config.types import check_range
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
 from imgen.report import pixels
@@ -24,7 +25,7 @@ from imgen.training import optim
 from imgen.training.gradients import accumulate
 from imgen.training.latent_care import LatentCare, put
 from imgen.training.reconstructions import reconstructor, replicate, stripper
-from imgen.training.task import Batch, State
+from imgen.training.task import Batch, State, Task
 from imgen.training.tokenizer_evaluation import prefix_sums, reconstruction_sums, summarize
 
 # Codes are points, not weights: decay would pull unused ones together.
@@ -32,7 +33,7 @@ DECAY = ((r"codebook$", 0.0), (r"kernel$", 1.0), (".*", 0.0))
 
 
 @dataclasses.dataclass
-class TokenizerTask:
+class TokenizerTask(Task):
     """Trains by reconstruction + perceptual + adversarial + the tokenizer's own losses.
 
     optimizer: arguments of `optim.make_optimizer`.   total_steps: length of the run, for its schedule.
@@ -87,6 +88,13 @@ class TokenizerTask:
     trained: dict[str, np.ndarray] | None = None
 
     def __post_init__(self):
+        check_range("ema_decay", self.ema_decay, 0.0, below=1.0)
+        check_range("microbatches", self.microbatches, 1)
+        check_range("usage_decay", self.usage_decay, 0.0, below=1.0)
+        check_range("num_pictures", self.num_pictures, 1)
+        check_range("restart_every", self.restart_every, 0)
+        for name in ("reconstruction_weight", "perceptual_weight", "restart_threshold"):
+            check_range(name, getattr(self, name), 0.0)
         if self.reconstruction not in RECONSTRUCTION:
             known = ", ".join(RECONSTRUCTION)
             raise UserError(f"reconstruction loss {self.reconstruction!r} is none of {known}")
@@ -114,7 +122,7 @@ class TokenizerTask:
 
     @property
     def frozen_items(self) -> State:
-        """State that training carries along unchanged."""
+        """Returns what training carries along unchanged."""
         return {} if self.lpips_params is None else {"lpips": self.lpips_params}
 
     def parameter_notes(self, params: Any) -> dict[str, str]:

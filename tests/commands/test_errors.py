@@ -1,10 +1,12 @@
 """What a user can get wrong: one clear line, exit status 2 (3 for a loss that is not finite)."""
 
+import jax.numpy as jnp
 import pytest
 from PIL import Image
 
 from imgen import config, evaluate, sample, train
 from imgen.runs import cli
+from imgen.training import optim
 from tests.data.tiny import write_tfds
 
 QUICK = "configs/quickstart.py:smoke"
@@ -151,6 +153,65 @@ def test_what_a_config_file_has_wrong(capsys, tmp_path, change, words):
     status, err = run(capsys, "--config", f"{path}", "--workdir", f"{tmp_path / 'run'}")
     assert status == 2 and len(err.splitlines()) == 1, err
     assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("seed", 1.5, ["config.seed=1.5", "whole number"]),
+        ("seed", True, ["config.seed=True", "whole number"]),
+        ("data.num_workers", 1.5, ["config.data.num_workers=1.5", "whole number"]),
+        ("data.flip", "no", ["config.data.flip='no'", "True or False"]),
+        ("data.max_bad_share", 1.5, ["max_bad_share 1.5", "at most 1"]),
+        ("train", {}, ["config.train is empty"]),
+        ("tokenizer.codebook_size", "64", ["tokenizer.codebook_size='64'", "whole number"]),
+        ("generator.width", 48.0, ["generator.width=48.0", "whole number"]),
+        ("train.tokenizer.steps", 1.5, ["train.tokenizer.steps=1.5", "whole number"]),
+        ("train.tokenizer.log_every", -1, ["train.tokenizer.log_every -1", "at least 0"]),
+        ("train.tokenizer.keep", 0, ["train.tokenizer.keep 0", "at least 1"]),
+        ("train.tokenizer.ema_decay", 1.0, ["train.tokenizer.ema_decay 1.0", "below 1"]),
+        ("train.generator.ema_decay", -0.5, ["train.generator.ema_decay -0.5", "at least 0"]),
+        ("train.generator.ema_decay", "0.9", ["train.generator.ema_decay='0.9'", "a number"]),
+        ("train.generator.num_samples", 0, ["train.generator.num_samples 0", "at least 1"]),
+        ("train.generator.condition_dropout", 1.5, ["condition_dropout 1.5", "at most 1"]),
+        ("train.generator.guidance.scale", "2", ["guidance.scale='2'", "a number"]),
+        ("train.generator.guidance.scale", float("nan"), ["guidance", "nan"]),
+        ("train.generator.optimizer.learning_rate", "1e-3", ["learning_rate='1e-3'", "a number"]),
+        ("train.generator.optimizer.learning_rate", -1e-3, ["learning_rate -0.001", "at least 0"]),
+        ("train.generator.optimizer.clip_norm", -1.0, ["optimizer.clip_norm -1.0", "at least 0"]),
+        ("train.generator.optimizer.weight_decay", -0.1, ["optimizer.weight_decay -0.1"]),
+        ("train.generator.optimizer.betas", (0.9, 1.0), ["optimizer.betas 1.0", "below 1"]),
+        ("train.generator.optimizer.schedule.warmup_steps", -1, ["warmup_steps -1", "at least 0"]),
+    ],
+)
+def test_a_number_of_another_type_or_out_of_its_range(capsys, tmp_path, key, value, words):
+    found = config.load_config(QUICK).to_dict()
+    *groups, last = key.split(".")
+    group = found
+    for name in groups:
+        group = group[name]
+    group[last] = value
+    (tmp_path / "mine.py").write_text(
+        f"from math import nan\ndef get_config():\n    return {found!r}\n"
+    )
+    status, err = run(capsys, "--config", f"{tmp_path}/mine.py", "--workdir", f"{tmp_path / 'run'}")
+    assert status == 2 and len(err.splitlines()) == 1, err
+    assert all(word in err for word in words), err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("off", [None, 0.0, 0])
+def test_a_clip_norm_of_none_or_0_clips_nothing(off):
+    optimizer, _ = optim.make_optimizer(
+        learning_rate=1.0, total_steps=1, name="adam", clip_norm=off
+    )
+    params = {"a": jnp.zeros(2)}
+    grads = {"a": jnp.array([1e-12, 1e6])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    clipped, _ = optim.make_optimizer(learning_rate=1.0, total_steps=1, name="adam", clip_norm=1.0)
+    others, _ = clipped.update(grads, clipped.init(params), params)
+    # Adam divides by |g| + 1e-8: only of the gradient as it is does the small one come to 1e-4.
+    assert updates["a"][0] == pytest.approx(-1e-4, rel=1e-2) and abs(others["a"][0]) < 1e-9
 
 
 def test_a_mistake_does_not_spoil_the_workdir(capsys, tmp_path):

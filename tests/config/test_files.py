@@ -55,6 +55,70 @@ def test_another_tokenizer_begins_with_its_own_defaults(file):
     assert same == config.load_config(file).tokenizer
 
 
+NAMED = """
+def get_config():
+    return {
+        "data": {
+            "source": {"name": "shapes", "size": 32},
+            "train": {"split": "train", "num": 64}, "eval": {"split": "test", "num_examples": 8},
+            "crop": "none",
+        },
+        "tokenizer": {"name": "vq"},
+        "generator": {"conditioning": {"name": "class", "num_classes": 48}, "plan": "raster"},
+        "train": {"generator": {"optimizer": {"learning_rate": 1e-3}}},
+    }
+"""
+
+
+def test_a_named_group_is_switched_and_filled_on_the_command_line(tmp_path):
+    """Whatever the order; what belongs to the old name goes, what is of any name stays."""
+    (tmp_path / "named.py").write_text(NAMED)
+    changes = [
+        "--config.data.source.path=/my pictures/[2024]", "--config.data.source.name=folder",
+        "--config.data.eval.split=val", "--config.data.train.extra=1",
+        "--config.generator.conditioning.name=text", "--config.generator.conditioning.features=64",
+    ]  # fmt: skip
+    found = config.load_config(str(tmp_path / "named.py"), changes).to_dict()
+    assert found["data"] == {
+        "source": {"name": "folder", "path": "/my pictures/[2024]"},
+        "train": {"split": "train", "extra": 1},
+        "eval": {"split": "val", "num_examples": 8},
+        "crop": "none",
+    }
+    assert found["generator"]["conditioning"] == {"name": "text", "features": 64}
+    same = config.load_config(str(tmp_path / "named.py"), ["data.source.name=shapes"])
+    assert same == config.load_config(str(tmp_path / "named.py"))
+
+
+def test_groups_of_options_take_keys_that_are_not_there(tmp_path):
+    (tmp_path / "named.py").write_text(NAMED)
+    changes = ["train.generator.optimizer.name=lion", "train.generator.sampling.steps=8"]
+    changes += ["generator.plan_options.side=2"]
+    found = config.load_config(str(tmp_path / "named.py"), changes).to_dict()
+    assert found["train"]["generator"] == {
+        "optimizer": {"learning_rate": 1e-3, "name": "lion"},  # which is no other rate
+        "sampling": {"steps": 8},
+    }
+    assert found["generator"]["plan_options"] == {"side": 2}
+    with pytest.raises(UserError, match="no key 'generator.plans'"):
+        config.load_config(str(tmp_path / "named.py"), ["generator.plans=raster"])
+
+
+def test_what_json_has_not_is_converted(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import pathlib, numpy as np, jax.numpy as jnp\n"
+        "def get_config():\n"
+        "    return dict(a=np.float32(0.5), b=np.int64(3), c=pathlib.Path('/x y'), d=jnp.bfloat16,\n"
+        "        e=np.dtype('float32'), f=np.arange(3), g=[1, [np.bool_(True)]], h=dict(i={2}))\n"
+    )
+    found = config.load_config(str(tmp_path / "mine.py"))
+    assert found.to_dict() == {
+        "a": 0.5, "b": 3, "c": "/x y", "d": "bfloat16", "e": "float32", "f": (0, 1, 2),
+        "g": (1, (True,)), "h": {"i": (2,)},
+    }  # fmt: skip
+    assert config.from_json(config.to_json(found)) == found
+
+
 def test_json_keeps_tuples(file):
     loaded = config.load_config(file)
     again = config.from_json(config.to_json(loaded))
@@ -89,6 +153,11 @@ def test_mistyped_values(file, argument, override, message):
         ("none.py", "x = 1", "has no get_config"),
         ("broken.py", "def get_config(:", "broken.py line 1"),
         ("text.txt", "x = 1", "not a Python file"),
+        ("odd.py", "def get_config():\n  return {'a': {'b': print}}", "config.a.b is a builtin"),
+        ("odd.py", "def get_config():\n  return {'a': {1: 2}}", "config.a: the key 1 is not text"),
+        ("odd.py", "def get_config():\n  return None", "returns NoneType, not a ConfigDict"),
+        ("odd.py", "\nimport no_such_module", "odd.py line 2: ModuleNotFoundError: .*no_such"),
+        ("odd.py", "def get_config():\n\n  return 1 / 0", "odd.py line 3: ZeroDivisionError"),
     ],
 )
 def test_mistaken_files(file, tmp_path, name, text, message):

@@ -1,4 +1,4 @@
-"""Files that damage and other programs leave: only a BadExample or a UserError of one line may come of them."""
+"""Files that damage and other programs leave: only a BadExample or a UserError of one line comes of them."""
 
 import io
 import json

@@ -9,8 +9,7 @@ import pytest
 from imgen.errors import UserError
 from imgen.nn.vit import ViT
 from imgen.params.paths import flatten
-from imgen.runs.experiment import build_tokenizer
-from imgen.tokenizers import TOKENIZERS
+from imgen.tokenizers import TOKENIZERS, build_tokenizer
 from imgen.tokenizers.quantizers import FSQ, Gaussian, VectorQuantizer
 from imgen.tokenizers.titok import PRESETS, SIZES, TiTok, causal_latents
 from imgen.tokenizers.vq import maskgit_vqgan, vq

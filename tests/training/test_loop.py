@@ -121,7 +121,7 @@ def test_nan_stops_with_step_and_last_good_checkpoint(tmp_path):
 
 
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
-    task = ToyTask(learning_rate=float("inf"))
+    task = ToyTask(learning_rate=1e39)
     with pytest.raises(NonFiniteLoss, match="toy step 1: the parameters.*no checkpoint yet"):
         train(tmp_path, toy_stage(task, log_every=0, eval_every=0, checkpoint_every=1))
     assert not list((tmp_path / "checkpoints/toy").iterdir())

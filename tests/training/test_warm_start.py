@@ -10,7 +10,7 @@ from imgen.generators import make_generator
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import make_mesh
 from imgen.params import paths
-from imgen.runs.differences import differences
+from imgen.params.fields import differences
 from imgen.tokenizers.titok import published
 from imgen.tokenizers.vq import vq
 from imgen.training.generator_task import SHARDING_RULES, GeneratorTask

@@ -16,11 +16,12 @@ from imgen.training import optim
 from imgen.training.gradients import accumulate
 from imgen.training.loop import train_stage
 from imgen.training.stage import Stage
+from imgen.training.task import Task
 
 WIDTH = 8
 
 
-class ToyTask:
+class ToyTask(Task):
     """Regression through two stacked layers, with dropout, EMA, AdamW: every kind of state."""
 
     sharding_rules = [("blocks/kernel", ("fsdp", "tensor")), ("head/kernel", ("fsdp", None)),

@@ -24,14 +24,14 @@ from imgen.tokenizers.losses.terms import (
 
 
 class LastLayer(NamedTuple):
-    """The decoder's last convolution as a function of its kernel, and that kernel."""
+    """Holds the decoder's last convolution as a function of its kernel, and that kernel."""
 
     apply: Callable[[jax.Array], jax.Array]
     kernel: jax.Array
 
 
 class AdversarialTerms(NamedTuple):
-    """generator: the tokenizer's term, weighted; discriminator: its loss, weighted; stats: batch
+    """Holds generator: the tokenizer's term, weighted; discriminator: its loss, weighted; stats: batch
     norm statistics after the three passes (reconstruction for the tokenizer, real, fake), and under
     "lecam", where it is in use, the new running means of the logits."""
 
@@ -42,7 +42,7 @@ class AdversarialTerms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-    """A discriminator with its losses.
+    """Judges by a discriminator with its losses.
 
     weight: of the tokenizer's term from step `start` on (steps count from 1). Before, both players' terms and
         the discriminator's gradients are 0 and it is not run. (LlamaGen runs it for its running statistics,
@@ -83,7 +83,7 @@ class Adversary:
                 raise UserError(f"adversarial loss {given!r} is none of {', '.join(known)}")
 
     def init(self, rng: jax.Array, images: jax.Array) -> tuple[Any, Stats]:
-        """Parameters and statistics of the discriminator for images [B, H, W, 3]."""
+        """Makes parameters and statistics of the discriminator for images [B, H, W, 3]."""
         stats = self.discriminator.init_stats()
         params = self.discriminator.init(rng, images, stats)["params"]
         if self.lecam_weight:
@@ -91,7 +91,7 @@ class Adversary:
         return params, stats
 
     def rests(self, step: jax.Array) -> jax.Array | bool:
-        """Whether the discriminator's optimiser leaves a step, counted from 1, out."""
+        """Says whether the discriminator's optimiser leaves a step, counted from 1, out."""
         return self.optimizer_waits and step < self.start
 
     def terms(
@@ -104,7 +104,7 @@ class Adversary:
         similarity: Callable[[jax.Array], jax.Array],
         last_layer: LastLayer,
     ) -> AdversarialTerms:
-        """Both players' terms on one reconstruction.
+        """Returns both players' terms on one reconstruction.
 
         The generator's term has no gradient by `params`, the discriminator's none by `recon`: the
         gradient of the sum is each player's own. step: counted from 1. similarity: reconstruction
@@ -163,6 +163,6 @@ class Adversary:
 
 
 def _towards(old: Stats, new: Stats, step_size: float) -> Stats:
-    """old + step_size (new - old), a constant."""
+    """Returns old + step_size (new - old), a constant."""
     moved = jax.tree.map(lambda a, b: a + step_size * (b - a), old, new)
     return jax.lax.stop_gradient(moved)

@@ -27,7 +27,7 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over the GLOBAL batch, with PyTorch's running statistics (momentum 0.1,
+    """Normalises over the GLOBAL batch, with PyTorch's running statistics (momentum 0.1,
     unbiased variance). The official code runs it per device."""
 
     momentum: float = 0.1
@@ -55,7 +55,7 @@ class BatchNorm(nn.Module):
 
 
 class PatchGAN(nn.Module):
-    """Logits for overlapping patches: [B, h, w, 1] (30 x 30 for 256 x 256 images).
+    """Returns logits for overlapping patches: [B, h, w, 1] (30 x 30 for 256 x 256 images).
 
     ndf: channels of the first layer, doubled by each later one up to 8 ndf.
     n_layers: convolutions of stride 2.
@@ -74,7 +74,7 @@ class PatchGAN(nn.Module):
 
     @nn.nowrap
     def init_stats(self) -> Stats:
-        """Running mean 0 and variance 1 of every batch norm."""
+        """Starts with running mean 0 and variance 1 of every batch norm."""
         return {
             f"norm_{i}": {"mean": jnp.zeros(width), "var": jnp.ones(width)}
             for i, width in enumerate(self.widths())
@@ -101,7 +101,7 @@ class PatchGAN(nn.Module):
 
 
 class StyleGANBlock(nn.Module):
-    """Residual block that halves H and W: (down(net(x)) + conv1x1_stride2(x)) / sqrt(2)."""
+    """Halves H and W: (down(net(x)) + conv1x1_stride2(x)) / sqrt(2)."""
 
     features: int
     blur: Sequence[float]
@@ -117,7 +117,7 @@ class StyleGANBlock(nn.Module):
 
 
 class StyleGANDiscriminator(nn.Module):
-    """One logit per image: [B, 1]. Square images whose side is a power of two, at least 8.
+    """Returns one logit per image: [B, 1]. Square images whose side is a power of two, at least 8.
 
     ch_mult: scales the widths of 64 pixels and up (published: 1); max_ch: bounds all widths.
     blur: the low-pass filter in front of a stride. LlamaGen has (1, 2, 1), MaskGIT (1, 3, 3, 1). The
@@ -158,7 +158,7 @@ class StyleGANDiscriminator(nn.Module):
 
 
 class NLayerDiscriminator(nn.Module):
-    """TiTok's (and MaskBit's): logits [B, 16, 16, 1] whatever the size of the images.
+    """Returns TiTok's (and MaskBit's) logits [B, 16, 16, 1] whatever the size of the images.
 
     Stages are conv3x3, anti-aliased halving, group norm; then the largest features of each cell of a
     16 x 16 grid are judged. No batch norm. (The official one takes images in [0, 1]: converted inside.)
@@ -197,7 +197,8 @@ class NLayerDiscriminator(nn.Module):
 def low_pass(
     x: jax.Array, taps: Sequence[float], stride: int = 1, border: str = "reflect"
 ) -> jax.Array:
-    """`taps`, made to sum to 1, along both axes: [B, H, W, C] -> ceil(H / stride), ceil(W / stride).
+    """Filters by `taps`, made to sum to 1, along both axes: [B, H, W, C] -> ceil(H / stride), ceil(W /
+    stride).
 
     border: what is around, as `jnp.pad` calls it ("constant": zeros); an odd one of it is at the end.
     """
@@ -215,7 +216,7 @@ def low_pass(
 
 
 def adaptive_max_pool(x: jax.Array, size: int) -> jax.Array:
-    """[B, H, W, C] -> [B, size, size, C]: the largest value of each cell. Cell i of n rows takes the
+    """Pools [B, H, W, C] to [B, size, size, C]: the largest value of each cell. Cell i of n rows takes the
     rows from floor(i n / size) to before ceil((i + 1) n / size); neighbours may share a row."""
     for axis in (1, 2):
         cells = np.arange(size)

@@ -20,7 +20,7 @@ SCALE = (0.458, 0.448, 0.450)
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """A classifier of torchvision, cut into five slices whose last activations are compared.
+    """Describes a classifier of torchvision, cut into five slices whose last activations are compared.
 
     slices: the convolutions of each, by their index in `features`; a ReLU follows each one. widths: channels
     of each slice. kernel, stride, padding: of each slice's convolutions. pooled: the slices that a max-pool
@@ -60,7 +60,8 @@ Params = dict[str, Any]
 
 
 def abstract_params(widths: Sequence[int] | None = None, trunk: Trunk = VGG16) -> Params:
-    """Shapes of the parameters: conv_{index}/{kernel, bias} and lin_{slice} [C]. widths: if not published."""
+    """Returns the shapes of the parameters: conv_{index}/{kernel, bias} and lin_{slice} [C]. widths: if not
+    published."""
     params, previous = {}, 3
     for k, width in enumerate(widths or trunk.widths):
         size = trunk.kernel[k]
@@ -75,7 +76,7 @@ def abstract_params(widths: Sequence[int] | None = None, trunk: Trunk = VGG16) -
 
 
 def least_size(trunk: Trunk) -> int:
-    """Pixels a side, below which the last slice is left with none."""
+    """Counts the pixels a side, below which the last slice is left with none."""
     size = 1
     for k in reversed(range(len(trunk.slices))):
         for _ in trunk.slices[k]:
@@ -86,7 +87,7 @@ def least_size(trunk: Trunk) -> int:
 
 
 def features(params: Params, images: jax.Array, trunk: Trunk = VGG16) -> list[jax.Array]:
-    """Images [B, H, W, 3] in [-1, 1] -> the last activations of each slice."""
+    """Turns images [B, H, W, 3] in [-1, 1] into the last activations of each slice."""
     x = (images.astype(jnp.float32) - jnp.array(MEAN)) / jnp.array(SCALE)
     out = []
     for k, slice_ in enumerate(trunk.slices):
@@ -111,7 +112,7 @@ def features(params: Params, images: jax.Array, trunk: Trunk = VGG16) -> list[ja
 def lpips_per_layer(
     params: Params, first: jax.Array, second: jax.Array, trunk: Trunk = VGG16
 ) -> jax.Array:
-    """The five terms of the distance: [B, 5]."""
+    """Returns the five terms of the distance: [B, 5]."""
     terms = []
     pairs = zip(features(params, first, trunk), features(params, second, trunk), strict=True)
     for k, (a, b) in enumerate(pairs):
@@ -123,12 +124,12 @@ def lpips_per_layer(
 
 
 def lpips(params: Params, first: jax.Array, second: jax.Array, trunk: Trunk = VGG16) -> jax.Array:
-    """Distance of two image batches [B, H, W, 3] in [-1, 1]: float32 [B]."""
+    """Returns the distance of two image batches [B, H, W, 3] in [-1, 1]: float32 [B]."""
     return lpips_per_layer(params, first, second, trunk).sum(-1)
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    """x / (|x| + 1e-10) over channels. Where all channels are 0 the gradient is 0, not NaN."""
+    """Returns x / (|x| + 1e-10) over channels. Where all channels are 0 the gradient is 0, not NaN."""
     square = jnp.square(x).sum(-1, keepdims=True)
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
     return x / (norm + 1e-10)

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 
 def smooth_l1(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean of d^2 / 2 where the difference |d| is below 1, of |d| - 1/2 elsewhere."""
+    """Returns the mean of d^2 / 2 where the difference |d| is below 1, of |d| - 1/2 elsewhere."""
     return jnp.mean(optax.huber_loss(x, y, delta=1.0))
 
 
@@ -27,27 +27,28 @@ RECONSTRUCTION = {
 
 
 def hinge_d_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Discriminator: half of mean relu(1 - D(x)) + mean relu(1 + D(x_hat))."""
+    """Returns the discriminator's loss: half of mean relu(1 - D(x)) + mean relu(1 + D(x_hat))."""
     return 0.5 * (jnp.mean(nn.relu(1.0 - real)) + jnp.mean(nn.relu(1.0 + fake)))
 
 
 def vanilla_d_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Discriminator: half of the binary cross entropies; goes with either generator loss."""
+    """Returns the discriminator's loss: half of the binary cross entropies; goes with either generator
+    loss."""
     return 0.5 * (jnp.mean(nn.softplus(-real)) + jnp.mean(nn.softplus(fake)))
 
 
 def hinge_g_loss(fake: jax.Array) -> jax.Array:
-    """Generator: -mean D(x_hat)."""
+    """Returns the generator's loss: -mean D(x_hat)."""
     return -jnp.mean(fake)
 
 
 def non_saturating_g_loss(fake: jax.Array) -> jax.Array:
-    """Generator: -mean log sigmoid(D(x_hat))."""
+    """Returns the generator's loss: -mean log sigmoid(D(x_hat))."""
     return jnp.mean(nn.softplus(-fake))
 
 
 def lecam_loss(real: jax.Array, fake: jax.Array, usual: dict[str, jax.Array]) -> jax.Array:
-    """Discriminator: pulls its mean logits towards the other side's usual one.
+    """Returns what pulls the discriminator's mean logits towards the other side's usual one.
 
     real, fake: logits. usual: running means of both, {"real": scalar, "fake": scalar}.
     """
@@ -57,7 +58,7 @@ def lecam_loss(real: jax.Array, fake: jax.Array, usual: dict[str, jax.Array]) ->
 
 
 def r1_penalty(slope: jax.Array) -> jax.Array:
-    """Discriminator: the mean over the images of their gradients' squared norms.
+    """Returns, for the discriminator, the mean over the images of their gradients' squared norms.
 
     slope: gradient of the logits' sum by the real images [B, H, W, 3].
     """
@@ -69,8 +70,8 @@ G_LOSSES = {"hinge": hinge_g_loss, "non_saturating": non_saturating_g_loss}
 
 
 def annealed(step: jax.Array, extra: float, steps: int) -> jax.Array:
-    """1 + extra at step 0, 1 from step `steps` on, a straight line between. Steps count from 0, as in MaskBit
-    (modeling/quantizer/lookup_free.py) and bsq-vit (losses/vqperceptual.py)."""
+    """Returns 1 + extra at step 0, 1 from step `steps` on, a straight line between. Steps count from 0, as
+    in MaskBit (modeling/quantizer/lookup_free.py) and bsq-vit (losses/vqperceptual.py)."""
     return 1.0 + extra * jnp.maximum(0.0, 1.0 - step / steps)
 
 
@@ -81,7 +82,7 @@ def adaptive_weight(
     adv_cotangent: jax.Array,
     most: float = 1e4,
 ) -> jax.Array:
-    """VQGAN's lambda: |d rec / d kernel| / (|d adv / d kernel| + 1e-4), at most `most`, a constant.
+    """Returns VQGAN's lambda: |d rec / d kernel| / (|d adv / d kernel| + 1e-4), at most `most`, a constant.
 
     last_layer: kernel -> reconstruction, from the decoder's last hidden features.
     rec_cotangent, adv_cotangent: the two losses' gradients by the reconstruction [B, H, W, 3]; they

@@ -25,7 +25,7 @@ class Quantized(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What goes in and comes out, per position.
+    """Describes what goes in and comes out, per position.
 
     kind, size: of the `LatentSpec`: ("index", vocabulary), ("bits", bits) or ("continuous", channels).
     features_in, features_out: channels of the features that are taken and of the values given.
@@ -39,12 +39,12 @@ class Layout(NamedTuple):
     depth: int | None = None
 
     def spec(self, grid: tuple[int, ...]) -> LatentSpec:
-        """The latents of features on `grid`."""
+        """Describes the latents of features on `grid`."""
         return LatentSpec(self.kind, grid if self.depth is None else (*grid, self.depth), self.size)
 
 
 def codebook_init(bound: float) -> Callable[..., jax.Array]:
-    """Uniform in +-bound; the official codes take one over the number of codes."""
+    """Draws uniformly in +-bound; the official codes take one over the number of codes."""
 
     def init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
@@ -53,7 +53,8 @@ def codebook_init(bound: float) -> Callable[..., jax.Array]:
 
 
 class Quantizer(nn.Module):
-    """The face of all quantizers. All computation is float32.
+    """Turns features into latents and those into values: the face of all quantizers. All computation is
+    float32.
 
     has_codebook: its parameter `codebook` [K, D] may be tended by k-means, restarts and averages; there is
         `code_features`.
@@ -68,7 +69,7 @@ class Quantizer(nn.Module):
 
     @property
     def layout(self) -> Layout:
-        """What goes in and comes out."""
+        """Describes what goes in and comes out."""
         raise NotImplementedError
 
     def __call__(self, z: jax.Array, rng: jax.Array | None = None) -> Quantized:
@@ -93,11 +94,12 @@ class Quantizer(nn.Module):
 
 
 def straight_through(values: jax.Array, z: jax.Array) -> jax.Array:
-    """Exactly `values`, with the gradient of `z` (the usual z + sg(values - z) is off by rounding)."""
+    """Returns exactly `values`, with the gradient of `z` (the usual z + sg(values - z) is off by
+    rounding)."""
     return jax.lax.stop_gradient(values) + (z - jax.lax.stop_gradient(z))
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
-    """x / max(|x|, epsilon) over the last axis, with a finite gradient at 0."""
+    """Returns x / max(|x|, epsilon) over the last axis, with a finite gradient at 0."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, epsilon**2))

@@ -14,7 +14,7 @@ from imgen.tokenizers.quantizers.base import Layout, Quantized, Quantizer
 
 
 class Bernoulli(Quantizer):
-    """Logits [..., D] -> D bits a position -> the sum of the embeddings of the bits that are set.
+    """Turns logits [..., D] into D bits a position -> the sum of the embeddings of the bits that are set.
 
     width: of the embeddings, a table [D, width] shared by all positions.
     temperature: divides the logits that bits are drawn with; the gradient is that of sigmoid(logit)
@@ -43,12 +43,12 @@ class Bernoulli(Quantizer):
         return Quantized(values, bits, losses, {"bit_variance": binary.code_loss(p)})
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Logits [..., D] -> int32 bits: the likelier value, or drawn with a key."""
+        """Turns logits [..., D] into int32 bits: the likelier value, or drawn with a key."""
         z = jax.lax.stop_gradient(z.astype(jnp.float32))
         if rng is None:
             return (z > 0).astype(jnp.int32)
         return jax.random.bernoulli(rng, nn.sigmoid(z / self.temperature)).astype(jnp.int32)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Bits [..., D] -> float32 values [..., width]."""
+        """Turns bits [..., D] into float32 values [..., width]."""
         return binary.embed(latents.astype(jnp.float32), self.embedding)

@@ -17,8 +17,8 @@ MAX_BYTES = 2**25  # with what a softmax and its gradient keep, a training step 
 
 
 def rows_per_device(rows: int) -> int:
-    """How many rows of a batch a device holds under the mesh in use, which splits them by the batch; all
-    of them without a mesh, or where they don't come out even."""
+    """Counts how many rows of a batch a device holds under the mesh in use, which splits them by the batch;
+    all of them without a mesh, or where they don't come out even."""
     sizes = jax.sharding.get_abstract_mesh().shape
     shards = math.prod(sizes.get(axis, 1) for axis in LOGICAL_AXES["batch"])
     return rows if rows % shards else rows // shards
@@ -27,7 +27,7 @@ def rows_per_device(rows: int) -> int:
 def map_rows(
     function: Callable, rows: jax.Array, row_bytes: int, max_bytes: int = MAX_BYTES
 ) -> Any:
-    """`function(rows)`, which must treat each row on its own: [N, D] -> a tree of arrays [N, ...].
+    """Computes `function(rows)`, which must treat each row on its own: [N, D] -> a tree of arrays [N, ...].
 
     row_bytes: of the largest tensor that the function builds, for one row; max_bytes: of that tensor on
         one device. It is computed again for the gradient.
@@ -42,7 +42,7 @@ def map_rows(
 def sum_rows(
     function: Callable, rows: jax.Array, row_bytes: int, max_bytes: int = MAX_BYTES
 ) -> Any:
-    """`function(rows)`, which must be a sum over rows: [N, D] -> a tree of arrays. As `map_rows`."""
+    """Computes `function(rows)`, which must be a sum over rows: [N, D] -> a tree of arrays. As `map_rows`."""
     pieces = _cut(rows, row_bytes, max_bytes)
     if len(pieces) == 1:
         return function(rows)
@@ -56,7 +56,7 @@ def sum_rows(
 
 
 def _cut(rows: jax.Array, row_bytes: int, max_bytes: int) -> jax.Array:
-    """[N, D] -> [P, N / P, D] with the fewest pieces that are equal and small enough."""
+    """Cuts [N, D] into [P, N / P, D] with the fewest pieces that are equal and small enough."""
     own = rows_per_device(len(rows))
     needed = max(1, -(-own * row_bytes // max_bytes))
     count = next(p for p in range(min(needed, own), own + 1) if own % p == 0)

@@ -21,7 +21,7 @@ EPSILON = 1e-5
 
 
 class Entropies(NamedTuple):
-    """sample: H_s. code: H_m. Scalars, nats."""
+    """Holds sample, H_s, and code, H_m: scalars, nats."""
 
     sample: jax.Array
     code: jax.Array
@@ -30,7 +30,8 @@ class Entropies(NamedTuple):
 def assignment_entropies(
     logits: Callable[[jax.Array], jax.Array], rows: jax.Array, size: int
 ) -> Entropies:
-    """Entropies of p = softmax(logits(rows)): rows [N, D] -> [n, size] logits of n of them at a time.
+    """Returns the entropies of p = softmax(logits(rows)): rows [N, D] -> [n, size] logits of n of them at a
+    time.
 
     H_s is exact, H_m has log(p + 1e-5). No tensor of positions x codes is built.
     """
@@ -48,7 +49,7 @@ def assignment_entropies(
 def bit_entropies(
     logits: jax.Array, parts: int, epsilon: float = EPSILON, clip: bool = False
 ) -> Entropies:
-    """Entropies of codes of independent bits, p(bit c is set) = sigmoid(logits[..., c]).
+    """Returns the entropies of codes of independent bits, p(bit c is set) = sigmoid(logits[..., c]).
 
     H_s is the sum over the bits, which is exact. H_m does not factorise: it is the sum over `parts`
     groups of consecutive bits of the entropy of each group's mean assignment, an upper bound that is
@@ -74,13 +75,14 @@ def bit_entropies(
 
 
 def bit_entropy(logits: jax.Array) -> jax.Array:
-    """Entropy in nats of each bit under sigmoid(logit), also for large logits."""
+    """Returns the entropy in nats of each bit under sigmoid(logit), also for large logits."""
     size = jnp.abs(logits)
     return nn.softplus(-size) + size * nn.sigmoid(-size)
 
 
 def group_probabilities(logits: jax.Array, parts: int) -> jax.Array:
-    """Probability of every sub-code of independent bits: logits [N, D] -> [N, parts, 2^(D / parts)].
+    """Returns the probability of every sub-code of independent bits: logits [N, D] -> [N, parts, 2^(D /
+    parts)].
 
     Sub-codes are in the order of `imgen.latents.bits.sub_codes`.
     """

@@ -18,7 +18,7 @@ from imgen.tokenizers.ranges import whole_numbers
 
 
 class FSQ(Quantizer):
-    """Features [..., len(levels)] -> one index a position in [0, prod(levels)).
+    """Turns features [..., len(levels)] into one index a position in [0, prod(levels)).
 
     Channel i takes levels[i] values in [-1, 1]; channel 0 is the fastest digit of the index. There is
     nothing to learn and no loss. Raises UserError for levels under 2 or more codes than int32 counts.
@@ -47,7 +47,7 @@ class FSQ(Quantizer):
         return Quantized(rounded / self._half, self._index(rounded), {})
 
     def bound(self, z: jax.Array) -> jax.Array:
-        """What is rounded: each channel squashed into the range of its levels."""
+        """Returns what is rounded: each channel squashed into the range of its levels."""
         levels = np.asarray(self.levels, np.float32)
         reach = (levels - 1) * (1 + self.epsilon) / 2
         offset = np.where(levels % 2 == 0, 0.5, 0.0).astype(np.float32)
@@ -55,12 +55,12 @@ class FSQ(Quantizer):
         return jnp.tanh(z.astype(jnp.float32) + shift) * reach - offset
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [..., C] -> int32 indices [...]; the same with or without a key."""
+        """Turns features [..., C] into int32 indices [...]; the same with or without a key."""
         del rng
         return self._index(jnp.round(self.bound(z)))
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Indices [...] -> float32 values [..., C] in [-1, 1]."""
+        """Turns indices [...] into float32 values [..., C] in [-1, 1]."""
         digits = latents[..., None] // self._basis % np.asarray(self.levels)
         return (digits - self._half) / self._half.astype(np.float32)
 

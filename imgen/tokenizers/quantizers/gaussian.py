@@ -65,24 +65,24 @@ class Gaussian(Normalizer):
         return Quantized(values, latents, {"kl": weight * kl}, {"kl_per_image": kl})
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Moments -> normalised latents: the posterior's mean, or drawn from it with a key."""
+        """Turns moments into normalised latents: the posterior's mean, or drawn from it with a key."""
         return self.normalize(sample(*posterior(z), rng))
 
     def moments(self, z: jax.Array) -> jax.Array:
-        """Moments as they are stored: [mean, log variance] [..., 2 C] of the normalised latents."""
+        """Returns moments as they are stored: [mean, log variance] [..., 2 C] of the normalised latents."""
         mean, log_variance = posterior(z)
         log_variance += 2.0 * jnp.log(self.scale)
         return jnp.concatenate([self.normalize(mean), log_variance], axis=-1)
 
 
 def posterior(moments: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[..., 2 C] -> mean and log variance [..., C], the latter within [-30, 20]."""
+    """Splits [..., 2 C] into mean and log variance [..., C], the latter within [-30, 20]."""
     mean, log_variance = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
     return mean, jnp.clip(log_variance, -30.0, 20.0)
 
 
 def sample(mean: jax.Array, log_variance: jax.Array, rng: jax.Array | None) -> jax.Array:
-    """The mean, or a draw with a key."""
+    """Returns the mean, or a draw with a key."""
     if rng is None:
         return mean
     return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(rng, mean.shape)

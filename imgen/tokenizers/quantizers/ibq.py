@@ -16,7 +16,7 @@ from imgen.tokenizers.quantizers.nearest import HIGHEST
 
 
 class IBQ(Quantizer):
-    """Features [..., D] -> the code with the largest inner product, of a codebook E [K, D].
+    """Turns features [..., D] into the code with the largest inner product, of a codebook E [K, D].
 
     With p = softmax(z E^T) and h the one-hot vector of its largest entry, the value is
     (h + p - sg(p)) E: the chosen code, while the gradient reaches z and all codes through p.
@@ -75,7 +75,7 @@ class IBQ(Quantizer):
         return Quantized(values, codes, losses, stats)
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [..., D] -> int32 codes [...]; the same with or without a key."""
+        """Turns features [..., D] into int32 codes [...]; the same with or without a key."""
         del rng
         rows = z.astype(jnp.float32).reshape(-1, self.codebook_dim)
         codes = map_rows(
@@ -86,7 +86,7 @@ class IBQ(Quantizer):
         return codes.reshape(z.shape[:-1])
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Codes [...] -> float32 values [..., D]."""
+        """Turns codes [...] into float32 values [..., D]."""
         return jnp.take(self.codebook, latents, axis=0)
 
     def _logits(self, rows: jax.Array) -> jax.Array:

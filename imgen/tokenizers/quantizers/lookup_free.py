@@ -28,7 +28,7 @@ MAX_GROUP = 18  # 262,144 codes at once, as MAGVIT-v2 has them
 
 
 def parts(bits: int, group_size: int | None) -> int:
-    """Groups of bits whose joint use is measured. Raises UserError where they don't come out even."""
+    """Counts groups of bits whose joint use is measured. Raises UserError where they don't come out even."""
     size = bits if group_size is None else group_size
     if not 1 <= size <= MAX_GROUP or bits % size:
         raise UserError(
@@ -38,7 +38,7 @@ def parts(bits: int, group_size: int | None) -> int:
 
 
 class LFQ(Quantizer):
-    """Features [..., bits] -> bits, values -1 and 1. There is nothing to learn. Defaults: MaskBit's.
+    """Turns features [..., bits] into bits, values -1 and 1. There is nothing to learn. Defaults: MaskBit's.
 
     commit_weight: of mean |sg(q) - z|^2.
     entropy_weight: of H_s - gamma H_m (`entropy.bit_entropies`) of the softmax of 2 z . code /
@@ -79,17 +79,17 @@ class LFQ(Quantizer):
         return bit_entropies(logits, parts(self.bits, self.group_size), clip=self.clip_log)
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [..., D] -> int32 bits [..., D]; the same with or without a key."""
+        """Turns features [..., D] into int32 bits [..., D]; the same with or without a key."""
         del rng
         return (z > 0).astype(jnp.int32)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Bits [..., D] -> float32 values [..., D], -1 or 1."""
+        """Turns bits [..., D] into float32 values [..., D], -1 or 1."""
         return 2.0 * latents.astype(jnp.float32) - 1.0
 
 
 class BSQ(Quantizer):
-    """Features [..., bits] -> unit vectors u -> bits, values +-1 / sqrt(bits). Nothing to learn.
+    """Turns features [..., bits] into unit vectors u -> bits, values +-1 / sqrt(bits). Nothing to learn.
 
     entropy_weight: of (gamma0 H_s - gamma H_m) / inv_temperature of the softmax of
         2 inv_temperature u . code over all codes. 0.1 as published, from three times as much down in the
@@ -131,10 +131,10 @@ class BSQ(Quantizer):
         return bit_entropies(logits, parts(self.bits, self.group_size), epsilon=1e-8)
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [..., D], of unit length or not -> int32 bits [..., D]; a key changes nothing."""
+        """Turns features [..., D], of unit length or not into int32 bits [..., D]; a key changes nothing."""
         del rng
         return (z > 0).astype(jnp.int32)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Bits [..., D] -> float32 values [..., D] of unit length."""
+        """Turns bits [..., D] into float32 values [..., D] of unit length."""
         return (2.0 * latents.astype(jnp.float32) - 1.0) / math.sqrt(self.bits)

@@ -11,13 +11,13 @@ HIGHEST = jax.lax.Precision.HIGHEST  # bfloat16 passes on a TPU would flip near-
 
 
 def squared_distances(z: jax.Array, codebook: jax.Array) -> jax.Array:
-    """|z - e|^2 of every row of z [N, D] to every code [K, D]: float32 [N, K]."""
+    """Returns |z - e|^2 of every row of z [N, D] to every code [K, D]: float32 [N, K]."""
     products = jnp.matmul(z, codebook.T, precision=HIGHEST)
     return jnp.square(z).sum(-1)[:, None] + jnp.square(codebook).sum(-1) - 2.0 * products
 
 
 def nearest_codes(z: jax.Array, codebook: jax.Array, max_bytes: int = 2**27) -> jax.Array:
-    """Index of the nearest code, the smallest one of equals: z [..., D], [K, D] -> int32 [...].
+    """Finds the nearest code, the smallest one of equals: z [..., D], [K, D] -> int32 [...].
 
     No tensor of over `max_bytes` on a device is built: the codes are searched in chunks, each against all
     rows, so that a batch that is split over devices stays where it is. Carries no gradient.

@@ -20,7 +20,7 @@ from imgen.tokenizers.quantizers.nearest import nearest_codes
 
 
 class ResidualQuantizer(Quantizer):
-    """Features [..., C] -> `depth` codes [..., depth] of one codebook [K, C] that all depths share.
+    """Turns features [..., C] into `depth` codes [..., depth] of one codebook [K, C] that all depths share.
 
     Code i is the nearest to the residual r_i = z - (e_1 + ... + e_{i-1}); the value is the sum of all.
 
@@ -66,7 +66,7 @@ class ResidualQuantizer(Quantizer):
         return Quantized(straight_through(sums[..., -1, :], z), codes, losses)
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [..., C] -> int32 codes [..., depth]; the same with or without a key."""
+        """Turns features [..., C] into int32 codes [..., depth]; the same with or without a key."""
         del rng
         table, residual = jax.lax.stop_gradient((self.codebook, z.astype(jnp.float32)))
         codes = []
@@ -76,19 +76,20 @@ class ResidualQuantizer(Quantizer):
         return jnp.stack(codes, -1)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Codes [..., depth] -> float32 values [..., C]."""
+        """Turns codes [..., depth] into float32 values [..., C]."""
         return self.partial_sums(latents)[..., -1, :]
 
     def partial_sums(self, latents: jax.Array) -> jax.Array:
-        """Values by the first 1, 2, ... codes: [..., depth] -> [..., depth, C]."""
+        """Returns the values by the first 1, 2, ... codes: [..., depth] -> [..., depth, C]."""
         return jnp.cumsum(jnp.take(self.codebook, latents, axis=0), axis=-2)
 
     def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """What each code of z stands for, without gradient: [..., C], [..., depth] -> [N depth, C]."""
+        """Returns what each code of z stands for, without gradient: [..., C], [..., depth] -> [N depth,
+        C]."""
         return self._residuals(z, codes).reshape(-1, self.codebook_dim)
 
     def _residuals(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """What is left for each code by those before it: [..., depth, C], without gradient."""
+        """Returns what is left for each code by those before it: [..., depth, C], without gradient."""
         table, residual = jax.lax.stop_gradient((self.codebook, z.astype(jnp.float32)))
         residuals = []
         for i in range(self.depth):

@@ -20,7 +20,7 @@ from imgen.tokenizers.quantizers.nearest import nearest_codes, squared_distances
 
 
 class VectorQuantizer(Quantizer):
-    """Nearest code by Euclidean distance; with `l2_norm` both sides are put on the unit sphere
+    """Takes the nearest code by Euclidean distance; with `l2_norm` both sides are put on the unit sphere
     first, at every use, while the stored table stays unconstrained.
 
     commit_weight: beta of the commitment loss.
@@ -69,20 +69,21 @@ class VectorQuantizer(Quantizer):
         return Quantized(straight_through(q, z), codes, losses)
 
     def encode(self, z: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """Features [..., D] -> int32 codes [...]; the same with or without a key."""
+        """Turns features [..., D] into int32 codes [...]; the same with or without a key."""
         del rng
         return nearest_codes(self.normed(z), self.normed(self.codebook))
 
     def decode(self, codes: jax.Array) -> jax.Array:
-        """Codes [...] -> float32 values [..., D]."""
+        """Turns codes [...] into float32 values [..., D]."""
         return jnp.take(self.normed(self.codebook), codes, axis=0)
 
     def code_features(self, z: jax.Array, codes: jax.Array) -> jax.Array:
-        """Features as they are compared with codes, without gradient, a row for each: [..., D] -> [N, D]."""
+        """Returns features as they are compared with codes, without gradient, a row for each: [..., D] ->
+        [N, D]."""
         del codes
         return jax.lax.stop_gradient(self.normed(z)).reshape(-1, self.codebook_dim)
 
     def normed(self, x: jax.Array) -> jax.Array:
-        """Features or codes as they are compared: float32, of unit length with `l2_norm`."""
+        """Returns features or codes as they are compared: float32, of unit length with `l2_norm`."""
         x = x.astype(jnp.float32)
         return l2_normalize(x) if self.l2_norm else x

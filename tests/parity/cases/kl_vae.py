@@ -15,7 +15,7 @@ from tests.parity.golden import Golden
 
 
 def kl_vae_case(g: Golden) -> None:
-    config = g.config
+    config, images = g.config, nhwc(g.input("image"))
     close = functools.partial(np.testing.assert_allclose, **g.meta["tolerance"])
     sides = [config["resolution"] >> level for level in range(len(config["ch_mult"]))]
 
@@ -32,10 +32,9 @@ def kl_vae_case(g: Golden) -> None:
         encoder_attention_levels=levels("encoder"),
         decoder_attention_levels=levels("decoder"),
         groups=config["groups"],
-        kl_weight=float(3 * config["resolution"] ** 2),  # of the sum: 1
+        kl_weight=float(images[0].size),  # of the sum: 1
     )
     assert config["double_z"] and config["gn_eps"] == 1e-6
-    images = nhwc(g.input("image"))
     like = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     params = kl_vae.convert(g.params(), like, config["scale"])
     back = kl_vae.convert_back(params)

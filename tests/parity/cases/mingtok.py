@@ -32,8 +32,9 @@ def mingtok_case(g: Golden) -> None:
     )
     assert encoder["ffn_layer"] == semantic["ffn_layer"] == "swiglufused"
     assert config["heads"] == "embed_dim//64" and pixels["loss_type"] == "L1-plain"
+    images = jnp.asarray(nhwc(g.input("image")))
     model = MingTok(
-        image_size=encoder["img_size"],
+        image_size=images.shape[1:3],
         patch=encoder["patch_size"],
         pixel_patch=pixels["patch_size"],
         channels=encoder["out_dim"],
@@ -44,7 +45,6 @@ def mingtok_case(g: Golden) -> None:
         pixel_width=pixels["embed_dim"],
         pixel_depth=pixels["decoder_depth"],
     )
-    images = jnp.asarray(nhwc(g.input("image")))
     like = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     params = interop.convert(g.params(), like, config["mean"], config["scaling_factor"])
     back = interop.convert_back(params)

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from imgen.decoding.cached import decoding_params, generate
+from imgen.decoding.guidance import Guidance, guidance_weights
 from imgen.decoding.sampling import Sampling
 from imgen.generators.filters import Filters
-
-from imgen.decoding.guidance import Guidance, guidance_weights
 from imgen.generators.generator import Generator
 from imgen.generators.transformer import Transformer
 from imgen.interop.rar import generator_from_config, rows

@@ -192,8 +192,9 @@ def two_stages(g: Golden) -> None:
 def discriminator(g: Golden) -> None:
     config, tolerance = g.config, g.meta["tolerance"]["default"]
     assert (config["gn_eps"], config["leaky"], config["pool"]) == (1e-5, 0.1, 16)
-    model = NLayerDiscriminator(config["hidden_channels"], config["num_stages"])
-    assert tuple(config["blur"]) == model.blur
+    model = NLayerDiscriminator(
+        config["hidden_channels"], config["num_stages"], blur=tuple(config["blur"])
+    )
     real, fake = (jnp.asarray(from_zero_one(g.input(name))) for name in ("real", "fake"))
     like = jax.eval_shape(model.init, jax.random.key(0), real, {})["params"]
     state = {k: v for k, v in g.params().items() if not k.endswith(".1.kernel")}
