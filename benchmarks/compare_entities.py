@@ -25,14 +25,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from benchmarks.comparison import Comparison, Job, chosen, in_turns
-from benchmarks.runs import choices, draw, on_stored_latents, store_latents, training
+from benchmarks.runs import draw, on_stored_latents, store_latents, training
 from imgen import config
 from imgen.decoding import draw_latents, network_calls
 from imgen.decoding.cached import solver_of
 from imgen.report.charts import chart
 from imgen.runs import cli, held_out
-from imgen.runs.stages import open_source
-from imgen.runs.trained import build_tokenizer, load_generator
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import Run
 
 NAMES = ("token", "cell", "subsample", "scale", "image", "raster_flow", "raster_diffusion")
 COLUMNS = {
@@ -69,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     comparison = Comparison(args.out, chosen(args.models, NAMES, "--models"), NAMES)
     run = config.read_config(args.workdir)
     latents = store_latents(args.workdir, run, comparison.out / "latents")
-    settings = comparison.train(
+    runs = comparison.train(
         lambda name: config.override(model_settings(run, args, latents, name), overrides),
         quality,
-        lambda workdir, own: draw(workdir, own, args.samples),
+        lambda run: draw(run, args.samples),
     )
-    jobs = {name: job(comparison.out / name, settings[name]) for name in comparison.names}
+    jobs = {name: job(runs[name]) for name in comparison.names}
     for name, speed in in_turns(jobs, args.seconds).items():
         comparison.add(name, {"images_per_second": speed})
     curves = [
@@ -103,8 +103,8 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
     )  # fmt: skip
     which = "solver_steps" if name.startswith("raster") else "steps"
     settings.train.generator.sampling = {which: args.solver_steps}
-    _, spec = build_tokenizer(run)
-    classes = dict(name="class", num_classes=open_source(run, "train").num_classes)
+    base = Experiment.build(run)
+    classes = dict(name="class", num_classes=base.data.train.num_classes)
     size = dict(width=128, heads=4, conditioning=classes, dropout=0.0)
     if name.startswith("raster"):
         head = name.removeprefix("raster_")
@@ -114,7 +114,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
             depth=4, hidden=344, cond_rope="identity", **size,
         )  # fmt: skip
     else:
-        half = min(spec.grid) // 2
+        half = min(base.spec.grid) // 2
         options = {
             "cell": dict(side=half),
             "subsample": dict(stride=2),
@@ -127,33 +127,30 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
     return FrozenConfigDict(settings)
 
 
-def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
+def quality(run: Run) -> dict:
     """Returns what training came to, on as many held-out images as it was evaluated on."""
-    on = held_out.HeldOut(workdir, settings.data.eval.get("num_examples"))
-    run = load_generator(workdir)
-    model = run.module
-    sampling = choices(settings)
+    settings, model, sampling = run.experiment.settings, run.experiment.model, run.sampling()
+    on = held_out.HeldOut(run.workdir, run.experiment.data.limit("eval"))
     if "plan" in settings.generator:  # the MLP's, not the transformer's
         entities = model.plan.positions
         evaluations = entities * solver_of(model, sampling).evaluations
     else:
         entities, evaluations = model.entities.count, network_calls(model, sampling)
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(run.params)),
+        "parameters": sum(x.size for x in jax.tree.leaves(run.experiment.model_shapes())),
         "entities": entities,
         "loss": round(held_out.error(on, settings)["loss"], 4),
         "evaluations": evaluations,
-        **training(workdir, "val/loss"),
+        **training(run, "val/loss"),
     }
 
 
-def job(workdir: Path, settings: FrozenConfigDict) -> Job:
+def job(run: Run) -> Job:
     """Returns the drawing of BATCH images' latents."""
-    run, ids = load_generator(workdir), jnp.arange(BATCH)
-    sampling = choices(settings)
-    cond = {"label": ids % run.module.conditioner.num_classes}
-    sample = jax.jit(lambda params, key: draw_latents(run.module, params, cond, key, ids, sampling))
-    params = jax.device_put(run.params)
+    model, ids, sampling = run.experiment.model, jnp.arange(BATCH), run.sampling()
+    cond = {"label": ids % model.conditioner.num_classes}
+    sample = jax.jit(lambda params, key: draw_latents(model, params, cond, key, ids, sampling))
+    params = jax.device_put(run.generator().params)
 
     def once(number: int) -> None:
         jax.block_until_ready(sample(params, jax.random.key(number)))

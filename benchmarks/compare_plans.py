@@ -24,14 +24,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from benchmarks.comparison import Comparison, Job, chosen, in_turns
-from benchmarks.runs import choices, draw, on_stored_latents, store_latents, training
+from benchmarks.runs import draw, on_stored_latents, store_latents, training
 from imgen import config
-from imgen.decoding import Guidance, draw_latents, network_calls
+from imgen.decoding import Guidance, Sampling, draw_latents, network_calls
 from imgen.errors import UserError
 from imgen.generators.presets import LLAMAGEN
 from imgen.report.charts import chart
 from imgen.runs import cli
-from imgen.runs.trained import build_generator, build_tokenizer, load_generator
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import Run
 
 # What a plan changes in the generator's settings. NAR's second head is a block of its own.
 PLANS: dict[str, Callable[[dict], dict]] = {
@@ -81,13 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = config.override(config.read_config(args.workdir), overrides)
     codes = store_latents(args.workdir, run, comparison.out / "codes")
     target = parameters(plan_settings(run, args, codes, "raster"))
-    settings = comparison.train(
+    runs = comparison.train(
         lambda plan: with_parameters(plan_settings(run, args, codes, plan), target),
         quality,
-        lambda workdir, own: draw(workdir, own, args.samples),
+        lambda run: draw(run, args.samples),
     )
-    timed = {plan: settings[plan] for plan in comparison.names}
-    for plan, speeds in time_decoding(comparison.out, timed, args).items():
+    for plan, speeds in time_decoding({p: runs[p] for p in comparison.names}, args).items():
         comparison.add(plan, speeds)
     curves = [(row["name"], *zip(*row["curve"], strict=True)) for row in comparison.rows.values()]
     comparison.report(
@@ -116,10 +116,12 @@ def plan_settings(run: FrozenConfigDict, args, codes: Path, plan: str) -> Frozen
 
 def parameters(settings: FrozenConfigDict) -> int:
     """Returns how many the generator of a config has."""
-    _, spec = build_tokenizer(settings)
-    generator = build_generator(settings, spec)
-    shapes = jax.eval_shape(generator.init_params, jax.random.key(0))
-    return sum(x.size for x in jax.tree.leaves(shapes))
+    return count(Experiment.build(settings).model_shapes())
+
+
+def count(params) -> int:
+    """Returns how many numbers a tree of arrays or shapes has."""
+    return sum(x.size for x in jax.tree.leaves(params))
 
 
 def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenConfigDict:
@@ -143,36 +145,37 @@ def with_parameters(settings: FrozenConfigDict, target: int | None) -> FrozenCon
     return found
 
 
-def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
+def quality(run: Run) -> dict:
     """Returns what training came to."""
-    found, generator = training(workdir, "val/nats_per_image"), load_generator(workdir).module
+    found, model = training(run, "val/nats_per_image"), run.experiment.model
     return {
-        "parameters": parameters(settings),
+        "parameters": count(run.experiment.model_shapes()),
         "nats_per_image": round(found["curve"][-1][1], 2),
         # Orders that are drawn, or chosen: the likelihood is that of one code a call, and only bounded.
-        "is_bound": generator.likelihood == "bound",
-        "calls": network_calls(generator, choices(settings)),
+        "is_bound": model.likelihood == "bound",
+        "calls": network_calls(model, run.sampling()),
         **found,
     }
 
 
-def time_decoding(out: Path, settings: dict, args) -> dict[str, dict[str, float]]:
+def time_decoding(runs: dict[str, Run], args) -> dict[str, dict[str, float]]:
     """Returns images a second of each plan: the trained models at BATCHES, models of size B one at a time."""
     jobs = {}
-    for plan, own in settings.items():
-        run = load_generator(out / plan)
-        params = jax.device_put(run.params)
+    for plan, run in runs.items():
+        model, sampling = run.experiment.model, run.sampling()
+        unguided = dataclasses.replace(sampling, guidance=Guidance())
+        params = jax.device_put(run.generator().params)
         for batch in BATCHES:
-            jobs[plan, f"images_per_second_{batch}"] = job(run.module, params, own, batch)
-        jobs[plan, "images_per_second_1_unguided"] = job(run.module, params, own, 1, Guidance())
+            jobs[plan, f"images_per_second_{batch}"] = job(model, params, sampling, batch)
+        jobs[plan, "images_per_second_1_unguided"] = job(model, params, unguided, 1)
     speeds = in_turns(jobs, args.seconds)
     if args.size_b:
-        for plan, own in settings.items():  # one after another: each takes half a gigabyte
-            generator = at_size_b(own)
-            params = jax.jit(generator.init_params)(jax.random.key(0))
-            alone = {(plan, "images_per_second_b"): job(generator, params, own, 1)}
+        for plan, run in runs.items():  # one after another: each takes half a gigabyte
+            model = at_size_b(run.experiment.settings)
+            params = jax.jit(model.init_params)(jax.random.key(0))
+            alone = {(plan, "images_per_second_b"): job(model, params, run.sampling(), 1)}
             speeds |= in_turns(alone, args.seconds)
-    return {plan: {k: v for (p, k), v in speeds.items() if p == plan} for plan in settings}
+    return {plan: {k: v for (p, k), v in speeds.items() if p == plan} for plan in runs}
 
 
 def at_size_b(settings: FrozenConfigDict):
@@ -180,20 +183,14 @@ def at_size_b(settings: FrozenConfigDict):
     larger = ConfigDict(settings.to_dict()).unlock()
     larger.generator.update(LLAMAGEN["B"])
     larger.generator.hidden = None
-    _, spec = build_tokenizer(larger)
-    return build_generator(FrozenConfigDict(larger), spec)
+    return Experiment.build(FrozenConfigDict(larger)).model
 
 
-def job(
-    generator, params, settings: FrozenConfigDict, batch: int, guidance: Guidance | None = None
-) -> Job:
-    """Returns the decoding of `batch` images; with the run's guidance by default."""
-    cond = {"label": jnp.arange(batch) % generator.conditioner.num_classes}
-    sampling = choices(settings)
-    if guidance is not None:
-        sampling = dataclasses.replace(sampling, guidance=guidance)
+def job(model, params, sampling: Sampling, batch: int) -> Job:
+    """Returns the decoding of `batch` images."""
     ids = jnp.arange(batch)
-    draw = jax.jit(lambda params, key: draw_latents(generator, params, cond, key, ids, sampling))
+    cond = {"label": ids % model.conditioner.num_classes}
+    draw = jax.jit(lambda params, key: draw_latents(model, params, cond, key, ids, sampling))
 
     def once(number: int) -> None:
         jax.block_until_ready(draw(params, jax.random.key(number)))

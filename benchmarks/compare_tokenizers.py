@@ -24,8 +24,7 @@ from imgen import config
 from imgen.params import paths
 from imgen.report import pixels
 from imgen.runs import cli, held_out
-from imgen.runs.stages import eval_transform, open_source
-from imgen.runs.trained import load_tokenizer
+from imgen.runs.run import Run
 from imgen.training.reconstructions import reconstructor, stripper
 
 CONFIG = "configs/small_tokenizers.py"
@@ -74,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             changes.append(f"init.parts.vae={vae}")
         return config.load_config(f"{CONFIG}:{arg}", changes)
 
-    comparison.train(settings, measure, draw)
-    jobs = {name: decoding(comparison.out / name) for name in comparison.shown}
+    runs = comparison.train(settings, measure, draw)
+    jobs = {name: decoding(run) for name, run in runs.items()}
     for name, speed in in_turns(jobs, args.seconds).items():
         comparison.add(name, {"decode_images_per_second": speed})
     title = f"Tokenizers after {args.steps:,} steps on {args.data}"
@@ -96,14 +95,14 @@ def rate_distortion(rows: list[dict]) -> dict[str, Figure]:
     return charts
 
 
-def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
+def measure(run: Run) -> dict:
     """Returns what training came to on the whole held-out split."""
-    run = load_tokenizer(workdir)
-    nested = run.module.nested
-    found = held_out.reconstruction(held_out.HeldOut(workdir), settings)
-    spec, points = run.spec, []
-    if nested:
-        fewer = held_out.prefixes(held_out.HeldOut(workdir, PREFIX_IMAGES), settings)["by_tokens"]
+    trained, settings = run.tokenizer(), run.experiment.settings
+    found = held_out.reconstruction(held_out.HeldOut(run.workdir), settings)
+    spec, points = trained.spec, []
+    if trained.module.nested:
+        on = held_out.HeldOut(run.workdir, PREFIX_IMAGES)
+        fewer = held_out.prefixes(on, settings)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.grid[0], row["psnr"], row["ssim_gauss11"]]
             for k, row in fewer.items()
@@ -117,7 +116,7 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
         entropy = np.log2(found["perplexity"]) / length
     usage = found.get("codebook_usage")
     return {
-        "parameters": sum(x.size for x in paths.flatten(run.params).values()),
+        "parameters": sum(x.size for x in paths.flatten(trained.params).values()),
         "steps": found["step"],
         "images": found["images"],
         "tokens": round(found["tokens"]),
@@ -131,26 +130,26 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     }
 
 
-def decoding(workdir: Path) -> Job:
+def decoding(run: Run) -> Job:
     """Returns the decoding of BATCH images of a run from latents to pixels."""
-    run, size = load_tokenizer(workdir), config.read_config(workdir).data.image_size
-    latents = jax.device_put(run.encode(np.zeros((BATCH, size, size, 3), np.uint8)))
-    decode = jax.jit(lambda params, x: run.module.apply({"params": params}, x, method="decode"))
-    params = jax.device_put(run.params)
+    trained, size = run.tokenizer(), run.experiment.data.image_size
+    latents = jax.device_put(trained.encode(np.zeros((BATCH, size, size, 3), np.uint8)))
+    decode = jax.jit(lambda params, x: trained.module.apply({"params": params}, x, method="decode"))
+    params = jax.device_put(trained.params)
     return lambda number: jax.block_until_ready(decode(params, latents)), BATCH
 
 
-def draw(workdir: Path, settings: FrozenConfigDict) -> np.ndarray:
+def draw(run: Run) -> np.ndarray:
     """Returns a grid: original | reconstruction of the first held-out images, fewer of large ones; of nested
     tokenizers, strips."""
-    run, num = load_tokenizer(workdir), 16 if settings.data.image_size <= 64 else 4
-    source, transform = open_source(settings, "eval"), eval_transform(settings)
-    originals = np.stack([transform(source[i], None)["image"] for i in range(num)])
-    if run.module.nested:
-        strips = jax.device_get(stripper(run.module)(run.params, originals[: num // 2]))
+    trained, data = run.tokenizer(), run.experiment.data
+    num = 16 if data.image_size <= 64 else 4
+    originals, _ = next(data.images("eval", num).read(num))
+    if trained.module.nested:
+        strips = jax.device_get(stripper(trained.module)(trained.params, originals[: num // 2]))
         tiles, columns = strips.reshape(-1, *strips.shape[2:]), strips.shape[1]
     else:
-        recon = jax.device_get(reconstructor(run.module)(run.params, originals))
+        recon = jax.device_get(reconstructor(trained.module)(trained.params, originals))
         tiles, columns = np.stack([originals, recon], 1).reshape(-1, *recon.shape[1:]), 8
     return pixels.enlarge(pixels.grid(tiles, columns=columns))
 

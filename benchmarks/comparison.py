@@ -21,6 +21,9 @@ from imgen.errors import UserError
 from imgen.report import pixels
 from imgen.report.page import Section, drawn, png, write_page
 from imgen.runs import cli
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import Run
+from imgen.runs.training import check_resume
 
 Job = tuple[
     Callable[[int], None], int
@@ -49,26 +52,26 @@ class Comparison:
     def train(
         self,
         settings: Callable[[str], FrozenConfigDict],
-        measure: Callable[[str, Path, FrozenConfigDict], dict],
-        draw: Callable[[Path, FrozenConfigDict], np.ndarray],
-    ) -> dict[str, FrozenConfigDict]:
-        """Trains the chosen names, measures and draws each once; returns the settings of all that are shown.
+        measure: Callable[[Run], dict],
+        draw: Callable[[Run], np.ndarray],
+    ) -> dict[str, Run]:
+        """Trains the chosen names, measures and draws each once; returns the runs of all that are shown.
 
-        measure: (name, run's folder, its settings) -> its row; draw: (run's folder, its settings) -> picture.
+        settings: name -> config; measure: run -> its row; draw: run -> picture [H, W, 3].
         Raises UserError if something was trained here with other settings: its numbers would not compare.
         """
-        found = {name: settings(name) for name in self.shown}
-        for name in self.shown:
-            self._refuse_changes(name, found[name])
+        runs = {name: Run(self.out / name) for name in self.shown}
+        experiments = {name: Experiment.build(settings(name)) for name in self.shown}
+        for name, run in runs.items():
+            _refuse_changes(run, experiments[name])
         for name in self.names:
             if self._row(name).exists():
                 continue
-            workdir = cli.make_workdir(self.out / name)
-            train.train(found[name], workdir)
-            pixels.save_png(self._picture(name), draw(workdir, found[name]))
-            self._keep({"name": name, **measure(name, workdir, found[name])})
+            train.train(experiments[name], cli.make_workdir(runs[name].workdir))
+            pixels.save_png(self._picture(name), draw(runs[name]))
+            self._keep({"name": name, **measure(runs[name])})
         self.rows = {name: json.loads(self._row(name).read_text()) for name in self.shown}
-        return found
+        return runs
 
     def add(self, name: str, values: Mapping) -> None:
         """Adds values to a name's row."""
@@ -113,11 +116,13 @@ class Comparison:
     def _keep(self, row: dict) -> None:
         self._row(row["name"]).write_text(json.dumps(row))
 
-    def _refuse_changes(self, name: str, settings: FrozenConfigDict) -> None:
-        workdir = self.out / name
-        if (workdir / "config.json").exists():
-            for change in config.check_resume(config.read_config(workdir), settings, workdir):
-                raise UserError(f"{workdir} was trained otherwise ({change}); use another --out")
+
+def _refuse_changes(run: Run, experiment: Experiment) -> None:
+    """Raises UserError if something was trained in the run's folder that the experiment is not."""
+    if (run.workdir / "config.json").exists():
+        settings = config.read_config(run.workdir)
+        for change in check_resume(settings, experiment, run.workdir):
+            raise UserError(f"{run.workdir} was trained otherwise ({change}); use another --out")
 
 
 def _cell(value) -> str:

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from imgen import config, encode
-from imgen.decoding import Sampling, sampling_from
+from imgen import encode
 from imgen.report import pixels
 from imgen.report.metrics_log import read_metrics
-from imgen.runs.trained import load_generator
+from imgen.runs.run import Run
 from imgen.training.generator_task import sampler
 
 
@@ -50,14 +49,9 @@ def on_stored_latents(
     return settings
 
 
-def choices(settings) -> Sampling:
-    """Returns what a config's samples are drawn with."""
-    return sampling_from(config.plain(settings.train.generator))
-
-
-def training(workdir: Path, value: str) -> dict:
+def training(run: Run, value: str) -> dict:
     """Returns what metrics.jsonl says for a generator's row: steps, speed, the curve of a held-out value."""
-    rows = read_metrics(workdir / "metrics.jsonl")
+    rows = read_metrics(run.workdir / "metrics.jsonl")
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return {
         "steps": rows[-1]["step"],
@@ -67,11 +61,11 @@ def training(workdir: Path, value: str) -> dict:
     }
 
 
-def draw(workdir: Path, settings, num: int) -> np.ndarray:
+def draw(run: Run, num: int) -> np.ndarray:
     """Returns a grid of samples, classes in turn."""
-    run = load_generator(workdir)
+    trained = run.generator()
     ids = jnp.arange(num)
-    cond = {"label": ids % run.module.conditioner.num_classes}
-    draw_images = sampler(run.module, run.tokenizer, choices(settings))
-    images = draw_images(run.params, run.tokenizer_params, cond, jax.random.key(0), ids)
+    cond = {"label": ids % trained.module.conditioner.num_classes}
+    draw_images = sampler(trained.module, trained.tokenizer, run.sampling())
+    images = draw_images(trained.params, trained.tokenizer_params, cond, jax.random.key(0), ids)
     return pixels.enlarge(pixels.grid(jax.device_get(images)))

@@ -20,7 +20,7 @@ from imgen.data.preprocess import EvalImages
 from imgen.evaluation.networks.cifar import SIZE, save
 from imgen.runs import cli
 
-log = logging.getLogger("imgen.evaluate")
+log = logging.getLogger("imgen.train_cifar_features")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -32,6 +32,7 @@ from imgen.training.state import abstract_state, init_state, run_keys
 from imgen.training.task import State
 
 log = logging.getLogger(__name__)
+REPORT_EVERY = 20.0  # seconds between two pages of a run
 ASK_EVERY = 10  # steps after which several processes ask each other for a signal
 
 
@@ -116,7 +117,7 @@ class _StageRun:
         self._stage, self._task, self._workdir, self._mesh = stage, stage.task, workdir, mesh
         self._seed, self._writer, self._checkpointer, self._meta = seed, writer, checkpointer, meta
         self._unlogged: tuple[int, dict] | None = None
-        self._note = ""
+        self._note, self._reported = "", -math.inf
         self._batches = prefetch.on_device(batches, batch_sharding(mesh))
         self._first = self._next_batch()
         self._abstract = abstract_state(self._task, self._first, self._task.sharding_rules, mesh)
@@ -220,6 +221,7 @@ class _StageRun:
         self._checkpointer.wait()
         if self._stage.shows(step) and not self._stage.evaluates(step):
             self._visualize(step)
+        self._reported = -math.inf
         self._report(step)
         raise Interrupted(
             signum,
@@ -339,8 +341,11 @@ class _StageRun:
             return prefetch.to_global(next(iter(batches)), batch_sharding(self._mesh))
 
     def _report(self, step: int) -> None:
-        if jax.process_index() == 0:
+        """Writes the run's page: at the end, and before it not so often that drawing it takes long."""
+        due = step == self._stage.steps or time.monotonic() >= self._reported + REPORT_EVERY
+        if due and jax.process_index() == 0:
             write_report(self._workdir)
+            self._reported = time.monotonic()
 
 
 def _is_evaluated(stage: Stage, step: int, writer: MetricWriter) -> bool:

@@ -64,10 +64,10 @@ def test_stored_codes_give_one_object_and_four_files(tmp_path, capsys):
     assert seen[-1] == f"{IMAGES},{len(np.unique(codes))}" and len(seen) == IMAGES + 1
     page = reading.Page(out / "report.html")
     assert len(page.charts) == 5 and "nan" not in page.texts
-    for cell in ("entropy_bits_2", "distinct_1"):
-        at = page.texts.index(cell)
-        for offset, kind in ((1, "codes"), (2, "shuffled")):
-            assert float(page.texts[at + offset]) == pytest.approx(found[kind][cell], rel=1e-4)
+    assert int(page.after("distinct_1")) == found["codes"]["distinct_1"]
+    at = page.texts.index("entropy_bits_2")
+    for cell, kind in zip(page.texts[at + 1 : at + 3], ("codes", "shuffled"), strict=True):
+        assert float(cell) == pytest.approx(found[kind]["entropy_bits_2"], rel=1e-4)
     rank = reading.line(page.charts["counts over log10 rank, n = 1"], 0)
     counts = sorted(np.bincount(codes.ravel(), minlength=20).tolist(), reverse=True)
     reading.assert_shows(rank, np.log10(np.arange(1, 21)), counts, log=True)

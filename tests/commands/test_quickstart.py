@@ -16,6 +16,7 @@ from imgen import encode, evaluate, sample, train
 from imgen.report.metrics_log import read_metrics
 from imgen.runs import cli
 from tests.evaluation.toy_network import untrained_weights
+from tests.report import reading
 from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
 
 QUICK = "configs/quickstart.py:smoke"
@@ -57,12 +58,11 @@ def test_the_run_leaves_what_the_contract_says(trained):
     assert list((trained / "samples/generator").glob("*.png"))
     assert list((trained / "samples/tokenizer").glob("*.png"))
     assert list(trained.glob("**/events.out.tfevents*"))
-    report = (trained / "report.html").read_text()
-    assert (
-        "<svg" in report
-        and "data:image/png;base64," in report
-        and "http" not in report.split("<svg")[0]
-    )
+    page = reading.Page(trained / "report.html")
+    assert {"Tokenizer", "Generator"} <= set(page.texts) and {"loss", "psnr"} <= set(page.charts)
+    assert {"samples, step 8", "reconstructions, step 8"} <= set(page.pngs)
+    psnr = [(r["step"], r["val/psnr"]) for r in rows if "val/psnr" in r]
+    reading.assert_shows(reading.line(page.charts["psnr"], 1), *zip(*psnr, strict=True))
 
 
 def test_sample_writes_the_asked_images_whatever_the_batch(trained, tmp_path):

@@ -12,6 +12,7 @@ from imgen.report.metrics_log import read_metrics
 from imgen.training.evaluator import Evaluator
 from imgen.training.signals import SIGNALS, Interrupted
 from imgen.training.stage import Stage
+from tests.report import reading
 from tests.training.killing import assert_same_run
 from tests.training.toy import ToyTask, eval_batches, toy_stage, train, train_batches
 
@@ -26,8 +27,10 @@ def test_loss_falls_and_the_run_leaves_all_its_files(tmp_path):
     assert all(r["stage"] == "toy" for r in rows)
     assert sorted(p.name for p in (tmp_path / "checkpoints/toy").iterdir()) == ["36", "40"]
     assert (tmp_path / "samples/toy/noise_00000040.png").exists()
-    report = (tmp_path / "report.html").read_text()
-    assert report.count("<svg") >= 3 and "data:image/png;base64," in report
+    page = reading.Page(tmp_path / "report.html")
+    assert "noise, step 40" in page.pngs
+    curve = [(r["step"], r["loss"]) for r in rows if "loss" in r]
+    reading.assert_shows(reading.line(page.charts["loss"], 0), *zip(*curve, strict=True))
     assert list((tmp_path / "tensorboard/toy").iterdir())
 
 
