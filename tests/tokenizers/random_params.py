@@ -1,4 +1,7 @@
-"""Parameters for tests in no time: drawn on the host instead of compiling a module's own init."""
+"""Parameters for tests in no time, drawn on the host instead of compiling a module's own init; and passes
+that are compiled once for all tests."""
+
+import functools
 
 import jax
 import numpy as np
@@ -16,3 +19,9 @@ def random_params(model, *args, seed=0):
 
     shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+@functools.cache
+def compiled(model, method=None, **options):
+    """(variables, *inputs) -> what the method gives, one compilation for equal ones."""
+    return jax.jit(functools.partial(model.apply, method=method, **options))

@@ -9,7 +9,7 @@ from imgen.errors import UserError
 from imgen.nn.axial_rope import Rotation, rotate, rotation
 from imgen.tokenizers.binary_1d import Binary1D, binary_1d, vq_1d
 from imgen.tokenizers.quantizers import FSQ, Gaussian
-from tests.tokenizers.random_params import random_params
+from tests.tokenizers.random_params import compiled, random_params
 
 BODY = {
     "image_size": 16, "patch_size": 4, "num_latents": 5, "head_dim": 16, "encoder_layers": 2,
@@ -23,7 +23,7 @@ def pictures(*size, batch=2):
 
 
 def run(model, variables, *args, method=None, **options):
-    return jax.jit(functools.partial(model.apply, method=method, **options))(variables, *args)
+    return compiled(model, method, **options)(variables, *args)
 
 
 def test_published_sizes():

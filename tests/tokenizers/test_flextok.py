@@ -19,6 +19,7 @@ from imgen.tokenizers.flextok import FlexTok, sample_keep
 from imgen.tokenizers.flextok_layers import RegisterTransformer, causal_last
 from imgen.tokenizers.losses.repa import Projector
 from imgen.training.reconstructions import first_tokens
+from tests.tokenizers.random_params import compiled
 
 K = 8
 TINY = {
@@ -62,8 +63,7 @@ def tiny(**changes):
 
 
 def run(model, params, method, *arguments, **options):
-    call = jax.jit(functools.partial(model.apply, method=method, **options))
-    return call({"params": params}, *arguments)
+    return compiled(model, method, **options)({"params": params}, *arguments)
 
 
 def test_published_sizes():

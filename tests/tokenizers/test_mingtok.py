@@ -14,8 +14,8 @@ from imgen.tokenizers import TOKENIZERS
 from imgen.tokenizers.mingtok import MingTok
 from imgen.tokenizers.mingtok_layers import random_mask
 from imgen.training.latent_care import put
-from tests.parity.cases.mingtok import token_by_token
-from tests.tokenizers.random_params import random_params
+from tests.tokenizers.causal import token_by_token
+from tests.tokenizers.random_params import compiled, random_params
 
 BODY = {
     "image_size": 16,
@@ -36,7 +36,7 @@ TARGET = {"features": 7, "weight": 1.0}
 
 
 def run(model, method, variables, *inputs):
-    return jax.jit(functools.partial(model.apply, method=method))(variables, *inputs)
+    return compiled(model, method)(variables, *inputs)
 
 
 def start(model):
@@ -50,7 +50,7 @@ def test_stored_latents_decode_to_the_clipped_reconstruction():
     """Though in training the class token goes through the semantic decoder as well."""
     variables = start(TINY)
     variables["params"]["pixel_decoder"]["head"]["kernel"] *= 3.0
-    out = jax.jit(TINY.apply)(variables, IMAGES)
+    out = run(TINY, None, variables, IMAGES)
     latents = run(TINY, "encode", variables, IMAGES, jax.random.key(1))
     assert latents.shape == (2, *TINY.spec(16).grid, TINY.spec(16).size) == (2, 4, 4, 4)
     np.testing.assert_allclose(latents, out["latents"], atol=1e-5)
@@ -65,7 +65,7 @@ def test_stored_latents_decode_to_the_clipped_reconstruction():
 def test_a_semantic_feature_depends_on_no_later_latent():
     variables = start(TINY)
     latents = jax.random.normal(jax.random.key(1), (2, 4, 4, 4))
-    semantic = jax.jit(functools.partial(TINY.apply, variables, method="semantic"))
+    semantic = functools.partial(run, TINY, "semantic", variables)
     before = semantic(latents).reshape(2, 16, -1)
     for number in (0, 6, 15):
         moved = latents.at[:, number // 4, number % 4].add(1.0)
@@ -75,7 +75,7 @@ def test_a_semantic_feature_depends_on_no_later_latent():
 
 def test_the_encoder_and_the_pixel_decoder_see_everything():
     variables = start(TINY)
-    features = jax.jit(functools.partial(TINY.apply, variables, method="features"))
+    features = functools.partial(run, TINY, "features", variables)
     change = np.abs(features(IMAGES.at[:, -1, -1].add(1.0)) - features(IMAGES))
     assert change.shape == (2, 17, 4) and (change.max((0, 2)) > 1e-6).all()
     variables["params"]["pixel_decoder"]["head"]["kernel"] *= 0.1  # nothing is clipped
@@ -254,7 +254,7 @@ def test_images_need_not_be_square_and_the_finer_grid_not_twice_as_fine():
 def test_bfloat16_works_like_float32_on_float32_parameters():
     half = TINY.clone(dtype=jnp.bfloat16, remat=True)
     variables = start(half)
-    a, b = (jax.jit(model.apply)(variables, IMAGES) for model in (TINY, half))
+    a, b = (run(model, None, variables, IMAGES) for model in (TINY, half))
     for name in ("latents", "recon"):
         assert b[name].dtype == jnp.float32
         np.testing.assert_allclose(a[name], b[name], atol=0.1)

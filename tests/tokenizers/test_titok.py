@@ -1,4 +1,3 @@
-import functools
 import re
 
 import jax
@@ -11,8 +10,10 @@ from imgen.nn.vit import ViT
 from imgen.params.paths import flatten
 from imgen.tokenizers import TOKENIZERS, build_tokenizer
 from imgen.tokenizers.quantizers import FSQ, Gaussian, VectorQuantizer
-from imgen.tokenizers.titok import PRESETS, SIZES, TiTok, causal_latents
+from imgen.tokenizers.titok import PRESETS, SIZES, TiTok
+from imgen.tokenizers.titok_layers import causal_latents
 from imgen.tokenizers.vq import maskgit_vqgan, vq
+from tests.tokenizers.random_params import compiled
 
 VQ_SMALL = VectorQuantizer(32, 4)
 TINY = TiTok(
@@ -43,7 +44,7 @@ def start(model, images):
 
 
 def run(model, method, variables, *inputs):
-    return jax.jit(functools.partial(model.apply, method=method))(variables, *inputs)
+    return compiled(model, method)(variables, *inputs)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def run(model, method, variables, *inputs):
 def test_stored_latents_decode_to_the_reconstruction(quantizer, shape):
     model, images = TINY.clone(quantizer=quantizer), photos()
     variables = start(model, images)
-    out = jax.jit(model.apply)(variables, images)
+    out = run(model, None, variables, images)
     latents = run(model, "encode", variables, images)
     spec = model.spec(8)
     assert spec.grid == (5,) and latents.shape[1:] == shape
@@ -213,7 +214,7 @@ def test_both_stages_agree_where_the_codes_are_certain():
     params = {**params, "code_head": {**params["code_head"], "logits": certain}}
     codes = run(FIRST, "encode", {"params": params}, images)
     likeliest = run(FIRST, "decode", {"params": params}, codes)
-    out = jax.jit(SECOND.apply)({"params": params}, images)
+    out = run(SECOND, None, {"params": params}, images)
     np.testing.assert_array_equal(out["latents"], codes)
     np.testing.assert_allclose(out["recon"], likeliest, atol=1e-4)
     assert SECOND.last_layer == ("proxy", "decoder", "conv_out")
@@ -221,11 +222,9 @@ def test_both_stages_agree_where_the_codes_are_certain():
         run(SECOND, "project", {"params": params}, out["hidden"]), out["recon"], atol=1e-5
     )
 
-    first = jax.jit(FIRST.apply)({"params": params}, images)
+    first = run(FIRST, None, {"params": params}, images)
     assert "recon" not in first
-    proxy = jax.jit(functools.partial(PROXY.apply, method="encode"))(
-        {"params": params["proxy"]}, images
-    )
+    proxy = run(PROXY, "encode", {"params": params["proxy"]}, images)
     guess = run(FIRST, "proxy_logits", {"params": params}, lookup(params, codes))
     np.testing.assert_allclose(
         first["stats"]["proxy_accuracy"], np.mean(np.argmax(guess, -1) == proxy)
@@ -316,7 +315,7 @@ def test_published_sizes_build(name):
 def test_settings_that_do_not_fit_are_named(changes, message):
     model = TINY.clone(**changes)
     with pytest.raises(UserError, match=message):
-        model.init(jax.random.key(0), photos(1, model.image_size))
+        jax.eval_shape(model.init, jax.random.key(0), photos(1, model.image_size))
 
 
 def test_images_of_another_size_are_refused():

@@ -11,17 +11,7 @@ from imgen.tokenizers.losses.terms import RECONSTRUCTION
 from imgen.tokenizers.mingtok import MingTok
 from tests.parity.compare import nchw, nhwc
 from tests.parity.golden import Golden
-
-
-def token_by_token(model: MingTok, variables: dict, latents: jax.Array) -> jax.Array:
-    """Semantic features [B, N, D] of latents [B, N, C], each made while those behind it are not there yet."""
-
-    def feature(number: jax.Array) -> jax.Array:
-        here = jnp.where(jnp.arange(latents.shape[1])[:, None] <= number, latents, 1e3)
-        run = lambda m: m.semantic_decoder(m.quantizer.decode(here))  # noqa: E731
-        return model.apply(variables, method=run)[:, number]
-
-    return jnp.moveaxis(jax.lax.map(feature, jnp.arange(latents.shape[1])), 0, 1)
+from tests.tokenizers.causal import token_by_token
 
 
 def mingtok_case(g: Golden) -> None:
