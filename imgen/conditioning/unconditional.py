@@ -1,6 +1,5 @@
 """Generation without a condition: one learned slot from which the image starts."""
 
-import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
@@ -8,30 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imgen.conditioning.conditions import Condition
+from imgen.conditioning.conditions import Condition, Labels
 from imgen.nn.mlp import normal_init
-
-
-@dataclasses.dataclass(frozen=True)
-class Nothing:
-    """Conditions of `num` images of which nothing is asked."""
-
-    num: int
-
-    def __len__(self) -> int:
-        return self.num
-
-    def rows(self, ids: np.ndarray) -> dict[str, np.ndarray]:
-        return {"label": np.zeros(len(ids), np.int32)}
-
-    def names(self, ids: np.ndarray) -> list[str]:
-        return [""] * len(ids)
 
 
 class Unconditional(nn.Module):
     """A learned row, as a slot and as a vector, the same for all images and for the null condition.
 
-    cond: {"label": [B]}, which tells the number of images only.
+    cond: {"label": [B]}, which tells how many images there are.
     """
 
     width: int
@@ -43,8 +26,9 @@ class Unconditional(nn.Module):
     gives: ClassVar[tuple[str, ...]] = ("slots", "vector")
 
     @nn.nowrap
-    def default_conditions(self, num: int, class_balance: str, seed: int) -> Nothing:
-        return Nothing(num)
+    def default_conditions(self, num: int, class_balance: str, seed: int) -> Labels:
+        """Returns `num` conditions of one kind."""
+        return Labels(np.zeros(num, np.int32), ("",))
 
     @nn.nowrap
     def example(self, batch: int) -> dict[str, jax.Array]:

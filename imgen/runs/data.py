@@ -44,7 +44,7 @@ class RunData:
     ):
         self._source, self._parts = source, {"train": train, "eval": eval}
         self.image_size, self._crop, self._flip = image_size, crop, flip
-        self.class_names = class_names
+        self._class_names = class_names
         self.reading = dict(num_workers=num_workers, max_bad_share=max_bad_share)
         for where, group, key in (
             ("source", source, "name"), ("train", train, "split"), ("eval", eval, "split")
@@ -69,6 +69,16 @@ class RunData:
     @functools.cached_property
     def held_out(self) -> Source:
         return self._open("eval")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names: those that the run keeps, or else those of its data, where that can be opened."""
+        if self._class_names is not None:
+            return self._class_names
+        try:
+            return self.train.class_names
+        except UserError:
+            return None
 
     @property
     def eval_split(self) -> str:

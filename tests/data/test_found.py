@@ -1,4 +1,3 @@
-
 import pytest
 from PIL import Image
 
@@ -66,7 +65,7 @@ def test_images_without_classes_make_an_unconditional_generator(tmp_path):
     path = f"data.source.path={tmp_path}"
     experiment = Experiment.build(config.load_config("configs/folder.py", [path]))
     assert experiment.settings.generator.conditioning.to_dict() == {"name": "none"}
-    assert experiment.settings.data.class_names is None
+    assert experiment.settings.data.class_names is None and experiment.data.class_names is None
 
 
 def test_a_folder_that_is_not_named_is_asked_for():
