@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--num", type=int, default=64, metavar="N", help="images (default 64)")
     parser.add_argument(
-        "--labels", help="classes to draw, e.g. 1,2,3; taken in turn. Default: all classes"
+        "--labels",
+        help="classes to draw, names or numbers, e.g. 1,2,3; taken in turn. Default: all",
     )
     drawing.add_flags(parser)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -59,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return _reconstruct(args, out)
 
     run, sampling = drawing.open_generator(args.workdir, args.checkpoint, drawing.choices(args))
-    conditions = chosen_labels(run.module.conditioner, _labels(args.labels), args.num)
+    names = experiment.data.class_names if args.labels else None
+    conditions = chosen_labels(run.module.conditioner, args.labels, args.num, names)
     mesh, began, size = make_mesh(), time.monotonic(), (experiment.data.image_size,) * 2
     progress = Progress("sample", args.num, noun="images")
     with (
@@ -129,17 +131,6 @@ def _reconstruct(args, out: Path) -> None:
     images.save_png(out / "grid.png", images.enlarge(images.grid(pairs, columns=8)))
     np.savez(out / "samples.npz", recon, originals=originals)
     log.info("%d reconstructions: %s", len(recon), out)
-
-
-def _labels(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(label) for label in text.split(",")]
-    except ValueError:
-        raise UserError(
-            f"--labels {text!r}: whole numbers joined by commas are needed, e.g. 1,2,3"
-        ) from None
 
 
 if __name__ == "__main__":

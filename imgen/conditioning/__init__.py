@@ -8,9 +8,11 @@ from imgen.conditioning.conditions import (
     conditions_for,
     sample_labels,
 )
+from imgen.conditioning.unconditional import Unconditional
 
 CONDITIONERS = {
     "class": ClassLabels,
+    "none": Unconditional,
     "text": TextFeatures,
     "text_tokens": TextTokens,
     "layer_text": LayerText,
@@ -25,6 +27,7 @@ __all__ = [
     "LayerText",
     "TextFeatures",
     "TextTokens",
+    "Unconditional",
     "conditions_for",
     "sample_labels",
 ]

@@ -82,13 +82,33 @@ def conditions_for(
     return found
 
 
-def chosen_labels(conditioner, labels: Sequence[int] | None, num: int) -> Labels:
-    """Returns conditions of `num` images of these classes in turn, by default of all. Raises UserError for a
-    class that there isn't, or a model without classes."""
-    conditions_for(conditioner, 1)
-    classes = conditioner.num_classes
-    chosen = np.arange(classes) if labels is None else np.asarray(labels)
-    if (chosen < 0).any() or (chosen >= classes).any():
-        text = ",".join(map(str, chosen))
-        raise UserError(f"--labels {text}: the run's classes are 0 to {classes - 1}")
-    return Labels(np.resize(chosen, num).astype(np.int32))
+def chosen_labels(
+    conditioner, labels: str | None, num: int, class_names: Sequence[str] | None = None
+) -> Conditions:
+    """Returns conditions of `num` images of these classes in turn, by default of all.
+
+    labels: names of classes or, where none is called so, their numbers, joined by commas. Raises UserError
+    for a class that there isn't, or a model without classes.
+    """
+    default = conditions_for(conditioner, num)
+    if labels is None:
+        return default
+    classes = getattr(conditioner, "num_classes", None)
+    if classes is None:
+        raise UserError(f"--labels {labels}: the run has no classes; leave it out")
+    names = list(class_names or ())
+    chosen = []
+    for text in labels.split(","):
+        text = text.strip()
+        if text in names:
+            chosen.append(names.index(text))
+        elif text.isdecimal() and int(text) < classes:
+            chosen.append(int(text))
+        else:
+            called = (
+                f", called {', '.join(names[:10])}{' ...' if classes > 10 else ''}" if names else ""
+            )
+            raise UserError(
+                f"--labels {labels}: {text!r} is no class; the run's classes are 0 to {classes - 1}{called}"
+            )
+    return Labels(np.resize(chosen, num).astype(np.int32), class_names)

@@ -38,6 +38,8 @@ class Folder(Source):
         self._background, self._encoding = colour(background), encoding
         if test_every < 2:
             raise UserError(f"test_every {test_every}: at least 2, or no image is left to train on")
+        if not path:
+            raise UserError("name the folder of images: --config.data.source.path=FOLDER")
         root = Path(path).expanduser()
         if not root.exists():
             raise UserError(f"there is no image folder {root}")
@@ -104,7 +106,7 @@ def _described(images: Images) -> str:
     found = f"{len(images.files)} images{captions}"
     if images.class_names is None:
         return f"{found}, no classes"
-    classes = [f"{i} {name}" for i, name in enumerate(images.class_names)]
+    classes = [f"{i}: {name}" for i, name in enumerate(images.class_names)]
     shown = ", ".join([*classes[:20], "..."] if len(classes) > 20 else classes)
     empty = len(classes) - len(set(images.labels))
     lacking = f" ({empty} of them without an image)" if empty else ""

@@ -23,7 +23,8 @@ class RunData:
     The arguments are those of `config.data`. source: {"name": key of SOURCES, ...what both splits share}.
     train, eval: further arguments of each, such as "split"; eval may have "num_examples", how many are
     evaluated, and train "teacher", a file of features (`data.teacher`). image_size: pixels a side.   crop,
-    flip: see `data.preprocess`.   num_workers, max_bad_share: see `data.loader`.
+    flip: see `data.preprocess`.   class_names: of the data, kept with the run.
+    num_workers, max_bad_share: see `data.loader`.
 
     Raises UserError for what does not fit together.
     """
@@ -37,11 +38,13 @@ class RunData:
         image_size: int,
         crop: str = "random",
         flip: bool = True,
+        class_names: tuple[str, ...] | None = None,
         num_workers: int = 0,
         max_bad_share: float = 0.01,
     ):
         self._source, self._parts = source, {"train": train, "eval": eval}
         self.image_size, self._crop, self._flip = image_size, crop, flip
+        self._class_names = class_names
         self.reading = dict(num_workers=num_workers, max_bad_share=max_bad_share)
         for where, group, key in (
             ("source", source, "name"), ("train", train, "split"), ("eval", eval, "split")
@@ -66,6 +69,16 @@ class RunData:
     @functools.cached_property
     def held_out(self) -> Source:
         return self._open("eval")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names: those that the run keeps, or else those of its data, where that can be opened."""
+        if self._class_names is not None:
+            return self._class_names
+        try:
+            return self.train.class_names
+        except UserError:
+            return None
 
     @property
     def eval_split(self) -> str:

@@ -18,6 +18,7 @@ from imgen.interop import lpips
 from imgen.latents import LatentSpec
 from imgen.parallel.mesh import make_mesh
 from imgen.runs.data import RunData
+from imgen.runs.from_data import from_data
 from imgen.tokenizers import Tokenizer, build_tokenizer
 from imgen.tokenizers.losses.adversary import Adversary
 from imgen.tokenizers.losses.discriminators import DISCRIMINATORS
@@ -63,7 +64,11 @@ class Experiment:
 
     @classmethod
     def build(cls, settings: FrozenConfigDict) -> "Experiment":
-        """Raises UserError for what is wrong with the config by itself."""
+        """Opens the data only for what the config leaves to it (`from_data`).
+
+        Raises UserError for what is wrong with the config by itself.
+        """
+        settings = from_data(settings)
         return construct(cls, plain(settings), "config", settings=settings)
 
     def __init__(

@@ -44,7 +44,7 @@ def test_numbered_class_folders_keep_the_order_of_their_numbers_and_say_so(tmp_p
         source = opened(tmp_path)
     assert source.class_names == tuple(map(str, range(11)))
     assert labels(source) == values(source) == list(range(11))
-    assert "11 classes: 0 0, 1 1, 2 2" in caplog.text and "10 10" in caplog.text
+    assert "11 classes: 0: 0, 1: 1, 2: 2" in caplog.text and "10: 10" in caplog.text
 
 
 def test_a_class_has_all_images_below_its_folder(tmp_path):
