@@ -31,6 +31,7 @@ from imgen.decoding import draw_latents, network_calls
 from imgen.decoding.cached import solver_of
 from imgen.report.charts import chart
 from imgen.runs import cli, held_out
+from imgen.runs.run import Run
 from imgen.runs.stages import open_source
 from imgen.runs.trained import build_tokenizer, load_generator
 
@@ -129,7 +130,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
 
 def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """Returns what training came to, on as many held-out images as it was evaluated on."""
-    on = held_out.HeldOut(workdir, settings.data.eval.get("num_examples"))
+    on = held_out.HeldOut(Run(workdir), settings.data.eval.get("num_examples"))
     run = load_generator(workdir)
     model = run.module
     sampling = choices(settings)
@@ -141,7 +142,7 @@ def quality(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(run.params)),
         "entities": entities,
-        "loss": round(held_out.error(on, settings)["loss"], 4),
+        "loss": round(held_out.error(on)["loss"], 4),
         "evaluations": evaluations,
         **training(workdir, "val/loss"),
     }

@@ -24,6 +24,7 @@ from imgen import config
 from imgen.params import paths
 from imgen.report import pixels
 from imgen.runs import cli, held_out
+from imgen.runs.run import Run
 from imgen.runs.stages import eval_transform, open_source
 from imgen.runs.trained import load_tokenizer
 from imgen.training.reconstructions import reconstructor, stripper
@@ -100,10 +101,11 @@ def measure(name: str, workdir: Path, settings: FrozenConfigDict) -> dict:
     """Returns what training came to on the whole held-out split."""
     run = load_tokenizer(workdir)
     nested = run.module.nested
-    found = held_out.reconstruction(held_out.HeldOut(workdir), settings)
+    found = held_out.reconstruction(held_out.HeldOut(Run(workdir)))
     spec, points = run.spec, []
     if nested:
-        fewer = held_out.prefixes(held_out.HeldOut(workdir, PREFIX_IMAGES), settings)["by_tokens"]
+        on = held_out.HeldOut(Run(workdir), PREFIX_IMAGES)
+        fewer = held_out.prefixes(on)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.grid[0], row["psnr"], row["ssim_gauss11"]]
             for k, row in fewer.items()
