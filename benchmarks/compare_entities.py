@@ -130,7 +130,7 @@ def model_settings(run: FrozenConfigDict, args, latents: Path, name: str) -> Con
 def quality(run: Run) -> dict:
     """Returns what training came to, on as many held-out images as it was evaluated on."""
     settings, model, sampling = run.experiment.settings, run.experiment.model, run.sampling()
-    on = held_out.HeldOut(run.workdir, run.experiment.data.limit("eval"))
+    on = held_out.HeldOut(run, run.experiment.data.limit("eval"))
     if "plan" in settings.generator:  # the MLP's, not the transformer's
         entities = model.plan.positions
         evaluations = entities * solver_of(model, sampling).evaluations
@@ -139,7 +139,7 @@ def quality(run: Run) -> dict:
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(run.experiment.model_shapes())),
         "entities": entities,
-        "loss": round(held_out.error(on, settings)["loss"], 4),
+        "loss": round(held_out.error(on)["loss"], 4),
         "evaluations": evaluations,
         **training(run, "val/loss"),
     }

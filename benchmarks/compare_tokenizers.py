@@ -98,11 +98,11 @@ def rate_distortion(rows: list[dict]) -> dict[str, Figure]:
 def measure(run: Run) -> dict:
     """Returns what training came to on the whole held-out split."""
     trained, settings = run.tokenizer(), run.experiment.settings
-    found = held_out.reconstruction(held_out.HeldOut(run.workdir), settings)
+    found = held_out.reconstruction(held_out.HeldOut(run))
     spec, points = trained.spec, []
     if trained.module.nested:
-        on = held_out.HeldOut(run.workdir, PREFIX_IMAGES)
-        fewer = held_out.prefixes(on, settings)["by_tokens"]
+        on = held_out.HeldOut(run, PREFIX_IMAGES)
+        fewer = held_out.prefixes(on)["by_tokens"]
         points = [
             [int(k) * spec.bits / spec.grid[0], row["psnr"], row["ssim_gauss11"]]
             for k, row in fewer.items()

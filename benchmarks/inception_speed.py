@@ -20,7 +20,8 @@ import numpy as np
 
 from benchmarks.comparison import in_turns
 from imgen.errors import UserError
-from imgen.evaluation.networks.network import FeatureNetwork, random_inception
+from imgen.evaluation.networks.feature_network import FeatureNetwork
+from imgen.evaluation.networks.fid_inception import random_inception
 from imgen.interop.inception import SYSTEM
 from imgen.runs import cli
 

@@ -28,7 +28,8 @@ AlexNet's weights (--lpips_weights) and says which: lpips_vgg, lpips_alex. --res
 first, as LlamaGen's of 384. Published values are compared with samples of imgen.sample's samples.npz, which
 tells how they were drawn, and of a run; not with files that don't tell.
 `--metrics geneval|visor|t2i_compbench_spatial --detections FILE` scores stored detections instead
-(`imgen.evaluation.prompts.replay` says in which format) and writes FILE with .METRIC.json for its suffix.
+(`imgen.evaluation.prompts.stored_detections` says in which format) and writes FILE with .METRIC.json for its
+suffix.
 """
 
 import dataclasses
@@ -42,20 +43,17 @@ from typing import Any
 
 import jax
 
-from imgen import config
 from imgen.conditioning.conditions import LABELS
 from imgen.errors import UserError
-from imgen.evaluation.networks.registry import FEATURES
-from imgen.evaluation.prompts import replay
+from imgen.evaluation.metrics import METRICS, check_metrics, of_kind
+from imgen.evaluation.networks.registry import NETWORKS
+from imgen.evaluation.prompts import stored_detections
 from imgen.evaluation.prompts.clip_score import PAPER_SCALE, PERCENT
 from imgen.evaluation.results import results_file
-from imgen.evaluation.sets.distances import check_metrics
 from imgen.params import paths
-from imgen.runs import cli
-from imgen.runs import held_out as run_metrics
-from imgen.runs import measuring as distribution
-from imgen.runs import sampling as drawing
+from imgen.runs import cli, held_out, measuring, sampling
 from imgen.runs.measured_images import Request
+from imgen.runs.run import Run
 
 log = logging.getLogger("imgen.evaluate")
 OF_DETECTIONS = ("detector", "prompt_rewrite")  # flags that go with --detections only
@@ -80,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"--{', --'.join(sorted(others))}: not with --detections, of which all images are scored as "
                 "they are"
             )
-        return replay.main(args.metrics, args.detections, args.detector, args.prompt_rewrite)
+        return stored_detections.main(
+            args.metrics, args.detections, args.detector, args.prompt_rewrite
+        )
     if others := _given(parser, args).intersection(OF_DETECTIONS):
         parser.error(f"--{', --'.join(sorted(others))}: only with --detections")
     cli.join(args.distributed)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = _beside(args)
     if path and jax.process_index() == 0:
         try:
-            distribution.check_writable(path, "the results will only be printed")
+            measuring.check_writable(path, "the results will only be printed")
         except UserError as error:
             log.warning("%s", error)
     result = _of_run(args) if args.workdir else _of_samples(args)
@@ -124,20 +124,9 @@ def _parser() -> cli.Parser:
         "--detections", metavar="FILE", help="detections of objects in images, stored"
     )
     parser.add_argument(
-        "--detector", metavar="NAME",
-        help="that found --detections, if they don't say; GenEval's own is "
-        f"{replay.OFFICIAL['geneval']}, VISOR's {replay.OFFICIAL['visor']}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--prompt_rewrite", action="store_true",
-        help="the images of --detections were drawn from prompts that a language model had rewritten",
-    )  # fmt: skip
-    parser.add_argument(
         "--metrics",
-        help=f"of a run: {', '.join(run_metrics.MEASURES)} (default: those that it has); of "
-        f"images: {', '.join((*distribution.OF_SAMPLES, *distribution.OF_RECONSTRUCTIONS))}, "
-        f"{', '.join(distribution.OF_PAIRS + distribution.OF_PROMPTS)}; of detections: one of "
-        f"{', '.join(replay.METRICS)}",
+        help=f"of a run: {', '.join(held_out.MEASURES)} (default: those that it has); of images: "
+        f"{', '.join(METRICS)}; of detections: one of {', '.join(stored_detections.BENCHMARKS)}",
     )
     parser.add_argument(
         "--num", type=int,
@@ -148,83 +137,100 @@ def _parser() -> cli.Parser:
         help="images at a time, for metrics of images on each device (default 128)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
-    images = parser.add_argument_group("of images")
-    images.add_argument(
-        "--reference", metavar="FILE.npz|FILE.npy|DIR|tfds:NAME:SPLIT|train|eval", help="see above"
-    )
-    images.add_argument(
-        "--reference_num", type=int, help="its first images, not of statistics (default: all)"
-    )
-    images.add_argument("--write_reference", metavar="FILE", help="write its statistics, .npz")
-    images.add_argument("--features", default="adm", help=f"of {', '.join(FEATURES)} (default adm)")
-    images.add_argument(
-        "--features_weights", "--inception_weights", metavar="FILE", help="the network's weights"
-    )
-    images.add_argument("--lpips_weights", metavar="FILE", help="of lpips, by VGG or AlexNet")
-    images.add_argument(
-        "--clip_weights", metavar="FILE|DIR",
-        help="of cmmd and clipscore: .safetensors, or a folder of the Hugging Face hub",
-    )  # fmt: skip
-    images.add_argument(
-        "--clip_vocab", metavar="FILE|DIR",
-        help="of clipscore: bpe_simple_vocab_16e6.txt.gz, or a folder of the Hugging Face hub",
-    )  # fmt: skip
-    images.add_argument(
-        "--prompts", metavar="FILE",
-        help="of clipscore: a line for each image, in their order (2.png is before 10.png)",
-    )  # fmt: skip
-    images.add_argument(
-        "--clip_prefix", default="",
-        help="put before each prompt (default none; of the paper: 'A photo depicts')",
-    )  # fmt: skip
-    images.add_argument(
-        "--clip_scale", type=float, default=PERCENT,
-        help=f"of clipscore (default {PERCENT:g}; of the paper: {PAPER_SCALE:g})",
-    )  # fmt: skip
-    images.add_argument(
-        "--image_size", type=int, help="crop images of folders and data sets to it, as ADM does"
-    )
-    images.add_argument(
-        "--resize_to", type=int, metavar="N",
-        help="resize samples to N pixels a side before (bicubic without antialiasing), as LlamaGen's of 384",
-    )  # fmt: skip
-    images.add_argument("--data_dir", metavar="DIR", help="of tfds: (default: TFDS_DATA_DIR)")
-    images.add_argument(
+    _add_images(parser.add_argument_group("the images and what they are measured against"))
+    _add_networks(parser.add_argument_group("the networks that look at images"))
+    _add_prompts(parser.add_argument_group("prompts (clipscore) and detections"))
+    samples = parser.add_argument_group("samples of a run")
+    samples.add_argument(
         "--class_balance", choices=LABELS, default=LABELS[0],
         help="classes of samples: equally many of each, or drawn (default balanced)",
     )  # fmt: skip
-    drawing.add_flags(images)
+    sampling.add_flags(samples)
     cli.add_distributed(parser)
     return parser
 
 
+def _add_images(group) -> None:
+    group.add_argument(
+        "--reference", metavar="FILE.npz|FILE.npy|DIR|tfds:NAME:SPLIT|train|eval",
+        help="images, statistics (.npz), embeddings (.npy), or the run's own data (default: train; of "
+        "reconstructions eval)",
+    )  # fmt: skip
+    group.add_argument(
+        "--reference_num", type=int, help="its first images, not of statistics (default: all)"
+    )
+    group.add_argument("--write_reference", metavar="FILE", help="write its statistics, .npz")
+    group.add_argument(
+        "--image_size", type=int, help="crop images of folders and data sets to it, as ADM does"
+    )
+    group.add_argument(
+        "--resize_to", type=int, metavar="N",
+        help="resize samples to N pixels a side before (bicubic without antialiasing), as LlamaGen's of 384",
+    )  # fmt: skip
+    group.add_argument("--data_dir", metavar="DIR", help="of tfds: (default: TFDS_DATA_DIR)")
+
+
+def _add_networks(group) -> None:
+    group.add_argument("--features", default="adm", help=f"of {', '.join(NETWORKS)} (default adm)")
+    group.add_argument(
+        "--features_weights", "--inception_weights", metavar="FILE", help="the network's weights"
+    )
+    group.add_argument("--lpips_weights", metavar="FILE", help="of lpips, by VGG or AlexNet")
+    group.add_argument(
+        "--clip_weights", metavar="FILE|DIR",
+        help="of cmmd and clipscore: .safetensors, or a folder of the Hugging Face hub",
+    )  # fmt: skip
+    group.add_argument(
+        "--clip_vocab", metavar="FILE|DIR",
+        help="of clipscore: bpe_simple_vocab_16e6.txt.gz, or a folder of the Hugging Face hub",
+    )  # fmt: skip
+
+
+def _add_prompts(group) -> None:
+    group.add_argument(
+        "--prompts", metavar="FILE",
+        help="of clipscore: a line for each image, in their order (2.png is before 10.png)",
+    )  # fmt: skip
+    group.add_argument(
+        "--clip_prefix", default="",
+        help="put before each prompt (default none; of the paper: 'A photo depicts')",
+    )  # fmt: skip
+    group.add_argument(
+        "--clip_scale", type=float, default=PERCENT,
+        help=f"of clipscore (default {PERCENT:g}; of the paper: {PAPER_SCALE:g})",
+    )  # fmt: skip
+    group.add_argument(
+        "--detector", metavar="NAME",
+        help="that found --detections, if they don't say; GenEval's own is "
+        f"{stored_detections.OFFICIAL['geneval']}, VISOR's {stored_detections.OFFICIAL['visor']}",
+    )  # fmt: skip
+    group.add_argument(
+        "--prompt_rewrite", action="store_true",
+        help="the images of --detections were drawn from prompts that a language model had rewritten",
+    )  # fmt: skip
+
+
 def _of_run(args) -> dict[str, Any]:
-    settings = config.read_config(args.workdir)
-    own = run_metrics.measurable(settings)
-    metrics = _chosen(args.metrics, own, (*own, *distribution.metrics_of_run(settings)))
-    asked = [metric for metric in metrics if metric in own]
+    run = Run(args.workdir, args.checkpoint)
+    own = held_out.measurable(run.experiment)
+    metrics = _chosen(args.metrics, own, (*own, *measuring.metrics_of_run(run.experiment)))
     of_images = [metric for metric in metrics if metric not in own]
-    measurement = distribution.Measurement(_request(args, of_images)) if of_images else None
-    held_out = run_metrics.HeldOut(args.workdir, args.num, args.batch_size, args.checkpoint)
-    result: dict[str, Any] = {"workdir": args.workdir, "split": settings.data.eval.split}
-    for metric in asked:
-        result[metric] = run_metrics.measured(metric, held_out, settings)
-    if measurement:
-        result["results"] = measurement()
-    return result
+    measurement = measuring.Measurement(_request(args, of_images), run) if of_images else None
+    on = held_out.HeldOut(run, args.num, args.batch_size)
+    result: dict[str, Any] = {"workdir": args.workdir, "split": run.experiment.data.eval_split}
+    result |= {metric: held_out.measured(metric, on) for metric in metrics if metric in own}
+    return result | {"results": measurement()} if measurement else result
 
 
 def _of_samples(args) -> dict[str, Any]:
     if not args.metrics:
         raise UserError("--metrics is needed with --samples, e.g. --metrics fid,is")
-    known = distribution.OF_SAMPLES + distribution.OF_PAIRS + distribution.OF_PROMPTS
-    metrics = _chosen(args.metrics, (), known)
-    measurement = distribution.Measurement(_request(args, metrics))
-    return {"samples": args.samples, "results": measurement()}
+    metrics = _chosen(args.metrics, (), of_kind("samples", "pairs", "prompts"))
+    return {"samples": args.samples, "results": measuring.Measurement(_request(args, metrics))()}
 
 
 def _request(args, metrics: Sequence[str]) -> Request:
-    own = {"metrics": tuple(metrics), "choices": drawing.choices(args)}
+    own = {"metrics": tuple(metrics), "choices": sampling.choices(args)}
     flags = {field.name for field in dataclasses.fields(Request)} - own.keys()
     return Request(**own, **{name: getattr(args, name) for name in flags})
 

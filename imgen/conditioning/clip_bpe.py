@@ -1,23 +1,24 @@
-"""CLIP's tokenizer: byte-level pair encoding of lower-cased words. Pure Python.
+"""CLIP's tokenizer: byte-level pair encoding of lower-cased words, by the package tokenizers.
 
 Source: openai/CLIP, clip/simple_tokenizer.py and clip.py (`tokenize`). The vocabulary is a file of the
 user's: OpenAI's bpe_simple_vocab_16e6.txt.gz, or a Hugging Face folder with vocab.json and merges.txt.
 
 Differences from the official tokenizer: it mends text with the package ftfy where that is installed. Of what
-ftfy does, the steps on single characters are done here, always (`clean`); mojibake is left as it is. What is
-a letter or a number follows Python's Unicode tables instead of those of the package regex.
+ftfy does, the steps on single characters are done here, always (`clean`); mojibake is left as it is.
 """
 
 import dataclasses
+import functools
 import gzip
 import html
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from imgen.errors import UserError
 
@@ -31,8 +32,9 @@ WHERE = (
     "Hugging Face hub"
 )
 
-# Never cut, nor joined with what stands beside them.
-WHOLE = re.compile(rf"{re.escape(START)}|{re.escape(END)}|'s|'t|'re|'ve|'m|'ll|'d", re.IGNORECASE)
+WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
 
 # What `clean` changes: ligatures and full-width forms, control characters, curled quotes.
 COMPATIBLE = re.compile(
@@ -45,51 +47,24 @@ STRAIGHT = str.maketrans(
 
 
 def clean(text: str) -> str:
-    """HTML entities resolved, characters mended as ftfy does, white space collapsed, lower case."""
+    """Resolves HTML entities, mends characters as ftfy does, collapses white space, lowers the case."""
     text = CONTROLS.sub("", html.unescape(html.unescape(text)))
     text = COMPATIBLE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     text = unicodedata.normalize("NFC", text.translate(STRAIGHT))
     return " ".join(text.split()).lower()
 
 
-def words(text: str) -> Iterator[str]:
+def words(text: str) -> list[str]:
     """Cuts a clean text into runs of letters, single numerals and runs of other characters, with contractions
     and special tokens whole; white space is dropped."""
-    at = 0
-    while at < len(text):
-        whole, kind, end = WHOLE.match(text, at), _kind(text[at]), at + 1
-        if whole:
-            end = whole.end()
-        elif kind in ("letter", "other"):
-            while end < len(text) and _kind(text[end]) == kind:
-                end += 1
-        if whole or kind != "space":
-            yield text[at:end]
-        at = end
-
-
-def _kind(character: str) -> str:
-    if character.isspace():
-        return "space"
-    if character.isalpha():
-        return "letter"
-    return "number" if unicodedata.category(character)[0] == "N" else "other"
-
-
-def byte_symbols() -> list[str]:
-    """How vocabulary files write each byte: as itself where that is printable in Latin-1, else as one of the
-    characters from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
-    printable += range(ord("®"), ord("ÿ") + 1)
-    others = [byte for byte in range(256) if byte not in printable]
-    symbols = dict(zip(printable, map(chr, printable), strict=True))
-    symbols |= {byte: chr(256 + n) for n, byte in enumerate(others)}
-    return [symbols[byte] for byte in range(256)]
+    split = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    return [word for word, _ in split.pre_tokenize_str(text)]
 
 
 def numbered(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """OpenAI's numbering: bytes (printable ones first), bytes that end a word, merges, start, end."""
-    symbols = sorted(byte_symbols())
+    """Numbers the tokens as OpenAI does: bytes (printable ones first), bytes that end a word, merges, start,
+    end."""
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*symbols, *(symbol + WORD_END for symbol in symbols)]
     tokens += ["".join(pair) for pair in merges]
     return {token: n for n, token in enumerate([*tokens, START, END])}
@@ -126,44 +101,29 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without start and end, of any number."""
-        ranks = {pair: n for n, pair in enumerate(self.merges)}
-        symbols, known = byte_symbols(), {START: [self.start], END: [self.end]}
-
-        def tokens(word: str) -> list[int]:
-            if word not in known:
-                parts = [symbols[byte] for byte in word.encode("utf-8")]
-                parts[-1] += WORD_END
-                known[word] = [self.ids[part] for part in join(parts, ranks)]
-            return known[word]
-
-        return [[n for word in words(clean(text)) for n in tokens(word)] for text in texts]
+        return [[n for word in words(clean(text)) for n in self._ids(word)] for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The clean text of ids, words a space apart, special tokens left out."""
         names = {n: token for token, n in self.ids.items() if token not in (START, END)}
         text = "".join(names.get(int(n), "") for n in ids)
-        value = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         pieces = text.removesuffix(WORD_END).split(WORD_END)
-        return " ".join(bytes(map(value.get, p)).decode("utf-8", "replace") for p in pieces)
+        return " ".join(decoders.ByteLevel().decode([piece]) for piece in pieces)
 
+    def _ids(self, word: str) -> list[int]:
+        if word in (START, END):
+            return [self.ids[word]]
+        as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        [(symbols, _)] = as_bytes.pre_tokenize_str(word)
+        return [token.id for token in self._model.tokenize(symbols)]
 
-def join(parts: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Joins neighbours, everywhere the pair of the lowest rank first, until no pair has one."""
-    while len(parts) > 1:
-        pair = min(zip(parts, parts[1:], strict=False), key=lambda p: ranks.get(p, len(ranks)))
-        if pair not in ranks:
-            break
-        joined, at = [], 0
-        while at < len(parts):
-            size = 2 if tuple(parts[at : at + 2]) == pair else 1
-            joined.append("".join(parts[at : at + size]))
-            at += size
-        parts = joined
-    return parts
+    @functools.cached_property
+    def _model(self) -> models.BPE:
+        return models.BPE(vocab=self.ids, merges=[*self.merges], end_of_word_suffix=WORD_END)
 
 
 def load(path: str | Path | None) -> Tokenizer:
-    """The tokenizer of OpenAI's file, gzipped or not, or of a folder with merges.txt and vocab.json.
+    """Reads the tokenizer of OpenAI's file, gzipped or not, or of a folder with merges.txt and vocab.json.
 
     Raises UserError where the file is missing or not of that kind, with where to find it.
     """
@@ -189,7 +149,7 @@ def load(path: str | Path | None) -> Tokenizer:
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
-    """A line of version, then a pair of symbols on each line."""
+    """Reads a line of version, then a pair of symbols on each line."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")[1 : 1 + MERGES]

@@ -4,117 +4,109 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from imgen.data.loader import eval_batches
-from imgen.evaluation.networks.extractor import gather_rows
 from imgen.evaluation.results.records import Protocol
 from imgen.evaluation.tokens.baselines import bigram_cross_entropy, entropy
 from imgen.parallel import prefetch
+from imgen.parallel.hosts import gather_rows
 from imgen.parallel.mesh import make_mesh, replicated, whole_batch
 from imgen.report.progress import Progress
-from imgen.runs.stages import eval_transform, evaluation_task, open_source, reading
-from imgen.runs.trained import build_tokenizer, load_generator, load_tokenizer
+from imgen.runs.experiment import Experiment
+from imgen.runs.run import Run
 from imgen.training.evaluator import sum_over
 from imgen.training.reconstructions import first_tokens
+from imgen.training.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """A run, and on what it is measured. num: its first held-out images, all by default.   batch_size: of all
-    devices together.   checkpoint: of `runs.CHECKPOINTS`."""
+    """A run, and on what it is measured. num: its first held-out images, all by default. batch_size: of all
+    devices together."""
 
-    workdir: str | Path
+    run: Run
     num: int | None = None
     batch_size: int = 128
-    checkpoint: str = "latest"
 
 
-def measurable(settings) -> list[str]:
-    """The metrics that make sense for what a run trained."""
-    tokenizer, spec = build_tokenizer(settings)
+def measurable(experiment: Experiment) -> list[str]:
+    """Gives the metrics of MEASURES that make sense for what a run trained."""
     there = []
-    if "tokenizer" in settings.train:
-        there += ["reconstruction", "prefixes"] if tokenizer.nested else ["reconstruction"]
-    if "generator" in settings.train:
-        if evaluation_task("generator", settings).generator.likelihood == "none":
+    if "tokenizer" in experiment.stages:
+        nested = experiment.tokenizer.nested
+        there += ["reconstruction", "prefixes"] if nested else ["reconstruction"]
+    if "generator" in experiment.stages:
+        if experiment.model.likelihood == "none":
             return [*there, "error"]
-        there += ["likelihood", "baselines"] if spec.kind == "index" else ["likelihood"]
+        codes = experiment.spec.kind == "index"
+        there += ["likelihood", "baselines"] if codes else ["likelihood"]
     return there
 
 
-def reconstruction(on: HeldOut, settings) -> dict[str, float]:
-    run = load_tokenizer(on.workdir, on.checkpoint)
-    task = evaluation_task("tokenizer", settings)
-    state = {"params": run.params}
-    measured = _evaluate(task, state, _batches(on, settings, "eval", on.num), run.step)
-    bits = run.spec.bits
+def reconstruction(on: HeldOut) -> dict[str, float]:
+    """Measures the tokenizer: PSNR, SSIM, tokens and bits an image, usage."""
+    trained, task = on.run.tokenizer(), on.run.experiment.task("tokenizer")
+    measured = _evaluate(task, {"params": trained.params}, on, trained.step)
+    bits = trained.spec.bits
     if "tokens" in measured:  # of images with unlike numbers of them, on average
-        bits = measured["tokens"] * math.log2(run.module.code_spec(settings.data.image_size).size)
-    return {"tokens": run.spec.positions, "bits": bits, **measured}
+        size = on.run.experiment.data.image_size
+        bits = measured["tokens"] * math.log2(trained.module.code_spec(size).size)
+    return {"tokens": trained.spec.positions, "bits": bits, **measured}
 
 
-def prefixes(on: HeldOut, settings) -> dict[str, dict[str, float]]:
-    run = load_tokenizer(on.workdir, on.checkpoint)
-    task = evaluation_task("tokenizer", settings)
-    sums = _sums(
-        task,
-        _compiled(task.prefix_step),
-        {"params": run.params},
-        _batches(on, settings, "eval", on.num),
-        run.step,
-    )
+def prefixes(on: HeldOut) -> dict[str, dict[str, float]]:
+    """Measures what the first 1, 2, 4, ... tokens decode to."""
+    trained, task = on.run.tokenizer(), on.run.experiment.task("tokenizer")
+    sums = _sums(task, task.prefix_step, {"params": trained.params}, on, trained.step)
     images = sums.pop("images")
-    lengths = first_tokens(run.module, settings.data.image_size)
+    lengths = first_tokens(trained.module, on.run.experiment.data.image_size)
     rows = {
         str(keep): {name: float(values[i] / images) for name, values in sums.items()}
         for i, keep in enumerate(lengths)
     }
-    return {"step": run.step, "images": int(images), "by_tokens": rows}
+    return {"step": trained.step, "images": int(images), "by_tokens": rows}
 
 
-def error(on: HeldOut, settings) -> dict[str, float]:
-    """The loss of a generator: nats where it has a likelihood, else the squared error of a velocity or of
-    noise."""
-    run = load_generator(on.workdir, on.checkpoint)
-    task = evaluation_task("generator", settings)
-    state = {"params": run.params, "tokenizer": run.tokenizer_params}
-    return _evaluate(task, state, _batches(on, settings, "eval", on.num), run.step)
+def error(on: HeldOut) -> dict[str, float]:
+    """Measures the loss of a generator: nats where it has a likelihood, else the squared error of a velocity
+    or of noise."""
+    trained, task = on.run.generator(), on.run.experiment.task("generator")
+    state = {"params": trained.params, "tokenizer": trained.tokenizer_params}
+    return _evaluate(task, state, on, trained.step)
 
 
-def baselines(on: HeldOut, settings) -> dict[str, float]:
-    """What a model without context, and one with a single code of it, make of the same codes."""
-    stored = settings.data.source.name == "latents"
-    run = None if stored else load_tokenizer(on.workdir, on.checkpoint)
+def baselines(on: HeldOut) -> dict[str, float]:
+    """Measures what a model without context, and one with a single code of it, make of the same codes."""
+    experiment = on.run.experiment
+    trained = on.run.tokenizer() if experiment.data.stores_images else None
 
     def codes(batches) -> np.ndarray:
         """Of all processes, int32 [N, P]; each encodes its own images on its own devices."""
         found = [
-            (batch["codes"] if stored else run.encode(batch["image"]))[batch["mask"] > 0]
+            (trained.encode(batch["image"]) if trained else batch["codes"])[batch["mask"] > 0]
             for batch in batches
         ]
         rows = np.concatenate(found)
         rows = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         return np.concatenate(gather_rows(rows.astype(np.int32)))
 
-    test = codes(_batches(on, settings, "eval", on.num))
-    train = codes(_batches(on, settings, "train", None))
-    _, spec = build_tokenizer(settings)
+    test = codes(_batches(on, "eval", on.num))
+    train, size = codes(_batches(on, "train", None)), experiment.spec.size
     return {
-        **({} if stored else {"step": run.step}),
-        "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=spec.size)),
-        "bigram_cross_entropy": bigram_cross_entropy(train, test, spec.size),
+        **({"step": trained.step} if trained else {}),
+        "unigram_entropy": entropy(np.bincount(test.reshape(-1), minlength=size)),
+        "bigram_cross_entropy": bigram_cross_entropy(train, test, size),
         "train_images": len(train),
         "test_images": len(test),
     }
 
 
-MEASURES = {
+MEASURES: dict[str, Callable[[HeldOut], dict[str, Any]]] = {
     "reconstruction": reconstruction,
     "prefixes": prefixes,
     "likelihood": error,
@@ -124,22 +116,22 @@ MEASURES = {
 OF_TOKENIZER = ("reconstruction", "prefixes", "baselines")  # the network that they are of
 
 
-def measured(metric: str, on: HeldOut, settings) -> dict[str, Any]:
-    """A metric of MEASURES as a record: what it came to, with its name, protocol, seconds and speed.
+def measured(metric: str, on: HeldOut) -> dict[str, Any]:
+    """Gives a metric of MEASURES as a record: what it came to, with its name, protocol, seconds and speed.
 
     The protocol's reference is the held-out data, its dtype the network's that was trained. images_per_second
     counts all images that were read, of baselines the training images too.
     """
-    began = time.monotonic()
-    found = MEASURES[metric](on, settings)
+    began, experiment = time.monotonic(), on.run.experiment
+    found = MEASURES[metric](on)
     seconds = time.monotonic() - began
     num = found["test_images" if metric == "baselines" else "images"]
-    network = settings.tokenizer if metric in OF_TOKENIZER else settings.generator
-    source = open_source(settings, "eval")
+    network = experiment.tokenizer if metric in OF_TOKENIZER else experiment.model
+    source = experiment.data.held_out
     part = "" if num == len(source) else f"[:{num}]"
     protocol = Protocol(
-        reference=source.name + part, n=num, size=settings.data.image_size,
-        dtype=network.get("dtype", "float32"),
+        reference=source.name + part, n=num, size=experiment.data.image_size,
+        dtype=jnp.dtype(network.dtype).name,
     )  # fmt: skip
     return {
         "name": protocol.name(metric),
@@ -150,14 +142,12 @@ def measured(metric: str, on: HeldOut, settings) -> dict[str, Any]:
     }
 
 
-def _batches(on: HeldOut, settings, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
+def _batches(on: HeldOut, which: str, num: int | None) -> Iterator[dict[str, np.ndarray]]:
     """This process's batches of a split, with a progress bar."""
-    source, size = open_source(settings, which), whole_batch(on.batch_size, make_mesh())
-    batches = eval_batches(
-        source, eval_transform(settings), batch_size=size, num_examples=num,
-        process_index=jax.process_index(), process_count=jax.process_count(), **reading(settings),
-    )  # fmt: skip
-    total = -(-min(num or len(source), len(source)) // size)
+    data, size = on.run.experiment.data, whole_batch(on.batch_size, make_mesh())
+    there = len(data.train if which == "train" else data.held_out)
+    batches = data.eval_batches(which, num, size)
+    total = -(-min(num or there, there) // size)
     speaks = jax.process_index() == 0
     progress = Progress(f"{which} images", total, items=size, noun="images", enabled=speaks)
     with contextlib.closing(progress), prefetch.closing(batches):
@@ -166,19 +156,15 @@ def _batches(on: HeldOut, settings, which: str, num: int | None) -> Iterator[dic
             progress.update(done)
 
 
-def _compiled(step):
-    """A task's evaluation of a batch, compiled when it is first called."""
-    return jax.jit(step, out_shardings=replicated(make_mesh()))
-
-
-def _sums(task, eval_step, state, batches, step: int) -> dict[str, np.ndarray]:
+def _sums(task: Task, eval_step, state, on: HeldOut, step: int) -> dict[str, np.ndarray]:
     mesh = make_mesh()
     with jax.set_mesh(mesh):
         state = {**task.frozen_items, **state, "step": np.int32(step)}
         state = jax.device_put(jax.device_get(state), replicated(mesh))
-        return sum_over(eval_step, state, batches, mesh)
+        compiled = jax.jit(eval_step, out_shardings=replicated(mesh))
+        return sum_over(compiled, state, _batches(on, "eval", on.num), mesh)
 
 
-def _evaluate(task, state, batches, step: int) -> dict[str, float]:
-    sums = _sums(task, _compiled(task.eval_step), state, batches, step)
+def _evaluate(task: Task, state, on: HeldOut, step: int) -> dict[str, float]:
+    sums = _sums(task, task.eval_step, state, on, step)
     return {"step": step, "images": int(sums["images"]), **task.summarize(sums)}

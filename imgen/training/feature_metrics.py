@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +22,12 @@ from imgen.conditioning import conditions_for
 from imgen.config.construct import construct
 from imgen.evaluation.images.image_set import ImageSet
 from imgen.evaluation.images.progress import with_progress
-from imgen.evaluation.networks.extractor import Extractor, Features, check_served
+from imgen.evaluation.metrics import check_metrics, measure, needs_of, of_kind
+from imgen.evaluation.networks.extractor import Extractor, check_served
 from imgen.evaluation.networks.registry import load_network
 from imgen.evaluation.results.records import Protocol
-from imgen.evaluation.sets import statistics_file as reference
-from imgen.evaluation.sets.distances import (
-    DISTANCES,
-    OF_RECONSTRUCTIONS,
-    Distance,
-    check_metrics,
-    needs_of_reference,
-    needs_of_samples,
-)
-from imgen.evaluation.sets.reference import (
-    check_reference,
-    reconstruction_name,
-    reference_features,
-    stored,
-)
+from imgen.evaluation.results.reference_names import SPLIT_OF, result_name
+from imgen.evaluation.sets.reference import Reference, write
 from imgen.parallel.mesh import batch_sharding, whole_batch
 from imgen.training.evaluator import Evaluator, Poll
 from imgen.training.generator_task import GeneratorTask, averaged
@@ -55,15 +43,14 @@ OpenImages = Callable[[str, int | None], ImageSet]  # (where, the first so many)
 class FeatureMetrics:
     """(state, poll) -> metrics, named as results are ("gfd/fd_cifar/1k"); see `Evaluator`.
 
-    make: the images that a state makes, on a mesh's devices. metrics: keys of DISTANCES; names: what they
-    are called where it is another name. open_images, reference, reference_num: what they are measured
-    against, a file of statistics or what `open_images` opens. features, weights: see `load_network`.
-    batch_size: of each device. group: the config's, for errors. kept: the folder of what is known of
-    references. distances: the metrics by their names.
+    make: the images that a state makes, on a mesh's devices. metrics: keys of METRICS, of reconstructions
+    without their "r". open_images, reference, reference_num: what they are measured against, a file of
+    statistics or what `open_images` opens. features, weights: see `load_network`. batch_size: of each
+    device. group: the config's, for errors. kept: the folder of what is known of references. prefix: "r" of
+    reconstructions.
     """
 
     make: Callable[[State, NamedSharding], ImageSet]
-    names: dict[str, str]
     open_images: OpenImages
     group: str
     kept: Path
@@ -73,50 +60,56 @@ class FeatureMetrics:
     reference: str = "eval"
     reference_num: int | None = None
     batch_size: int = 32
-    distances: Mapping[str, Distance] = dataclasses.field(default_factory=lambda: DISTANCES)
+    prefix: str = ""
 
     def __post_init__(self):
-        check_metrics(self.metrics, DISTANCES, f"{self.group}.metrics")
+        check_metrics(self.metrics, of_kind("samples"), f"{self.group}.metrics")
+        self._names = [self.prefix + name for name in self.metrics]
         self._network = load_network(self.features, self.weights)
-        needs = *needs_of_samples(self.metrics), *needs_of_reference(self.metrics)
-        check_served(self._network, needs, f"{self.group}: ")
-        if needs_of_reference(self.metrics):
-            check_reference(self.reference, self._open_reference, self._network)
+        check_served(self._network, needs_of(self._names), f"{self.group}: ")
+        if needs_of(self._names, reference=True):
+            Reference(self.reference, lambda network: self._open_reference()).check(self._network)
         self._extractor: Extractor | None = None
-        self._against: Features | None = None
+        self._against: Reference | None = None
         self._warned: set[str] = set()
 
     def prepare(self, mesh: Mesh, poll: Poll) -> None:
         """Sets up the network and takes the reference through it, unless that is known from before."""
         self._extractor = Extractor(self._network, batch_sharding(mesh))
         self._whole_batch = self.batch_size * whole_batch(1, mesh)
-        if needs := needs_of_reference(self.metrics):
-            self._against = self._measured(needs, poll)
+        if needs := needs_of(self._names, reference=True):
+            self._against = self._measured_reference(needs, poll)
 
     def __call__(self, state: State, poll: Poll) -> dict[str, float]:
-        images = with_progress(self.make(state, self._extractor.sharding), poll)
-        found = self._extractor(images, needs_of_samples(self.metrics), self._whole_batch)
-        protocol, values = Protocol(network=self._network.name, n=found.num), {}
+        images, values = with_progress(self.make(state, self._extractor.sharding), poll), {}
         with _said_once(self._warned):
-            for metric in self.metrics:
-                for name, value in self.distances[metric].measure(found, self._against).items():
-                    values[protocol.name(self.names.get(name, name))] = value
+            measured = measure(
+                images, self._against, self._names, [self._extractor], self._whole_batch
+            )
+        for found in measured:
+            protocol = Protocol(network=self._network.name, n=found.samples.num)
+            against = found.reference and found.reference.name
+            if against and self.reference in SPLIT_OF:
+                against = self.reference
+            for name, value in found.values.items():
+                values[protocol.name(result_name(name, found.metric.of, against))] = value
         return values
 
-    def _measured(self, needs: tuple[str, ...], poll: Poll) -> Features:
-        """The reference's features, written when they are measured and read when the run goes on."""
+    def _measured_reference(self, needs: tuple[str, ...], poll: Poll) -> Reference:
+        """The reference, whose features are written when they are measured and read when the run goes on."""
         needs = tuple(dict.fromkeys(("pool", *needs)))  # pool: what a file of statistics always has
-        where, images = self.reference, None
-        if not _is_statistics(where):
-            images = self._open_reference()
-            kept = self._kept_file(images, needs)
-            where = str(kept) if _is_file(kept) else where
-        found = reference_features(
-            where, lambda: with_progress(images, poll), needs, self._extractor, self._whole_batch
+        found = Reference(
+            self.reference, lambda network: with_progress(self._open_reference(), poll)
         )
-        if images and where == self.reference and jax.process_index() == 0:
+        kept = None
+        if found.statistics() is None:
+            kept = self._kept_file(self._open_reference(), needs)
+            if _is_file(kept):
+                found, kept = Reference(str(kept), found.open_images), None
+        features = found.features(self._extractor, needs, self._whole_batch)
+        if kept and jax.process_index() == 0:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            reference.write(kept, stored(found, self._network))
+            write(kept, features)
         return found
 
     def _kept_file(self, images: ImageSet, needs: tuple[str, ...]) -> Path:
@@ -141,11 +134,6 @@ def _stamps(files: Iterable[str | Path]) -> Iterator[tuple[str, int, int] | str]
             yield str(file)
         else:
             yield str(file), found.st_size, found.st_mtime_ns
-
-
-def _is_statistics(where: str) -> bool:
-    path = Path(where).expanduser()
-    return path.suffix == ".npz" and path.is_file() and reference.read(path).pool is not None
 
 
 def _is_file(path: Path) -> bool:
@@ -175,7 +163,7 @@ def of_samples(
     task: GeneratorTask, size: int, open_images: OpenImages, kept: Path, *,
     num: int, every: int = 0, seed: int = 0, labels: str = "balanced", **how: Any,
 ) -> Evaluator:  # fmt: skip
-    """Of `num` samples of a generator, the same labels and random numbers every time; how: fields of
+    """Measures `num` samples of a generator, the same labels and random numbers every time; how: fields of
     FeatureMetrics."""
     drawn = conditions_for(task.generator.conditioner, num, labels, seed)
 
@@ -186,7 +174,7 @@ def of_samples(
         )  # fmt: skip
 
     where = "train.generator.sample_eval"
-    given = dict(make=make, names={"fid": "gfid"}, open_images=open_images, group=where, kept=kept)
+    given = dict(make=make, open_images=open_images, group=where, kept=kept)
     return _evaluator(construct(FeatureMetrics, how, where, **given), every)
 
 
@@ -194,25 +182,20 @@ def of_reconstructions(
     task: TokenizerTask, size: int, open_images: OpenImages, kept: Path, *,
     num: int | None = None, every: int = 0, seed: int = 0, **how: Any,
 ) -> Evaluator:  # fmt: skip
-    """Of a tokenizer's reconstructions of the first `num` held-out images, against those unless `reference`
-    says otherwise. seed: of what decoding draws, as that of imgen.evaluate; how: fields of FeatureMetrics."""
+    """Measures a tokenizer's reconstructions of the first `num` held-out images, against those unless
+    `reference` says otherwise. seed: of what decoding draws, as that of imgen.evaluate; how: fields of
+    FeatureMetrics."""
     reconstruct = reconstructor(task.tokenizer)
 
     def make(state: State, sharding: NamedSharding) -> ImageSet:
         originals, key = open_images("eval", num), jax.random.key(seed)
         return reconstructed(originals, reconstruct, averaged(state), sharding, key)
 
-    against = how.get("reference", "eval")
-    names = {
-        name: reconstruction_name(name, against if distance.reference else None)
-        for distance in OF_RECONSTRUCTIONS.values()
-        for name in distance.names
-    }
     where = "train.tokenizer.sample_eval"
-    given = dict(make=make, names=names, open_images=open_images, group=where, kept=kept)
-    given["distances"] = OF_RECONSTRUCTIONS
-    how = {"reference_num": num, **how}
-    return _evaluator(construct(FeatureMetrics, how, where, **given), every)
+    given = dict(make=make, open_images=open_images, group=where, kept=kept, prefix="r")
+    return _evaluator(
+        construct(FeatureMetrics, {"reference_num": num, **how}, where, **given), every
+    )
 
 
 def _evaluator(metrics: FeatureMetrics, every: int) -> Evaluator:

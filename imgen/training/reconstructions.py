@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from imgen.evaluation.images.image_set import Batches, ImageSet
-from imgen.evaluation.networks.extractor import local_rows
 from imgen.generators.arrays import sample_keys
 from imgen.parallel.constrain import constrain
+from imgen.parallel.hosts import local_rows
 from imgen.parallel.prefetch import to_global
 from imgen.report import pixels
 from imgen.tokenizers.tokenizer import ImageSize, Tokenizer

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from imgen.conditioning import Conditions
 from imgen.evaluation.images.image_set import Batches, ImageSet
-from imgen.evaluation.networks.extractor import local_rows
+from imgen.parallel.hosts import local_rows
 from imgen.parallel.prefetch import to_global
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from imgen import config, convert, evaluate, train
 from imgen.errors import UserError
-from imgen.evaluation.networks import network as networks
+from imgen.evaluation.networks import fid_inception as networks
 from imgen.evaluation.networks.inception import abstract_params
 from imgen.evaluation.results.records import Protocol
 from imgen.interop import clip, inception, taming, tokenizers

@@ -135,6 +135,29 @@ def test_clip_score_is_the_mean_over_images_and_their_prompts(files, capsys):
         assert found[key]["value"] == pytest.approx(expected, rel=1e-4) and expected > 0
 
 
+def test_a_line_separator_inside_a_prompt_makes_no_second_prompt(files, tmp_path, capsys):
+    """The same words with a plain space have the same score: no prompt has moved to another image."""
+    common = ["--samples", "a.npz", "--metrics", "clipscore", "--clip_weights", "clip"]
+    common += ["--clip_vocab", "merges.txt", "--num", "6", "--prompts"]
+    found = {}
+    for name, gap in (("plain", " "), ("odd", "\u2028"), ("next", "\x85"), ("feed", "\x0c")):
+        lines = [f"{n}{gap}dogs" for n in range(6)]
+        (tmp_path / name).write_bytes("\r\n".join(lines).encode("utf-8-sig") + b"\r\n")
+        status, results, err = run(capsys, files, *common, f"{tmp_path / name}")
+        assert status == 0, err
+        [found[name]] = (result["value"] for result in results.values())
+    assert found["plain"] > 0 and set(found.values()) == {found["plain"]}
+
+
+def test_samples_of_lossy_files_are_noted_in_the_result(files, tmp_path, capsys):
+    for i, picture in enumerate(pictures(4, size=32)):
+        Image.fromarray(picture).save(tmp_path / f"{i}.{'jpg' if i % 2 else 'png'}")
+    found = run(capsys, files, "--samples", f"{tmp_path}", "--metrics", "is", *FD)[1]
+    assert found["is/fd_cifar/4"]["settings"]["lossy_files"] == 2
+    found = run(capsys, files, "--samples", "a.npz", "--metrics", "is", *FD)[1]
+    assert "lossy_files" not in found["is/fd_cifar/20"]["settings"]
+
+
 def test_lpips_is_the_mean_over_pairs(files, tmp_path, capsys):
     rng = np.random.default_rng(0)
     params = jax.tree.map(
@@ -214,7 +237,7 @@ def test_mistakes_show_before_anything_is_measured(files, tmp_path, capsys, monk
         raise AssertionError("something was measured")
 
     monkeypatch.setattr("imgen.evaluation.networks.extractor.Extractor.__call__", measured)
-    monkeypatch.setattr("imgen.runs.measuring.one_pass", measured)
+    monkeypatch.setattr("imgen.evaluation.metrics.one_pass", measured)
     monkeypatch.setattr("imgen.runs.measuring.pair_means", measured)
     np.savez(tmp_path / "unread.npz", arr_0=np.zeros(3))
     (tmp_path / "statistics.npz").mkdir()

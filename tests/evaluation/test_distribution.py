@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from imgen.errors import UserError
 from imgen.evaluation.prompts import clip_score
 from imgen.evaluation.prompts.zero_shot import class_embeddings, zero_shot_logits
-from imgen.evaluation.sets import bfloat16_filter, neighbours, precision_recall
+from imgen.evaluation.sets import neighbours, precision_recall
 from imgen.evaluation.sets.cmmd import cmmd
 from imgen.evaluation.sets.inception_score import inception_score, inception_score_shuffled
 from imgen.evaluation.sets.kernel_distance import kernel_distance, squared_mmd
@@ -90,7 +90,7 @@ def test_precision_and_recall_whatever_the_blocks(monkeypatch, k):
 
 
 def crowded(points, share, seed):
-    """[points, 24]; a share of them within 3 places so narrow that bfloat16 tells nothing apart there."""
+    """[points, 24]; a share of them within 3 narrow places."""
     rows, some = normal(points, 24, seed=seed), int(share * points)
     rows[:some] = 9 * normal(3, 24)[np.arange(some) % 3] + 0.3 * rows[:some]
     return rows
@@ -105,7 +105,7 @@ def ties(points, seed):
 
 
 @pytest.mark.parametrize("kind", ["random", "some crowded", "all crowded", "ties"])
-def test_bfloat16_decides_nothing_that_float32_would_not(monkeypatch, kind):
+def test_blocks_decide_as_float64_does_even_of_equal_distances(monkeypatch, kind):
     monkeypatch.setattr(neighbours, "BLOCK", 250)
     x, y = {
         "random": lambda: (0.8 * normal(600, 24), normal(300, 24, seed=1)),
@@ -115,29 +115,7 @@ def test_bfloat16_decides_nothing_that_float32_would_not(monkeypatch, kind):
     }[kind]()
     expected = by_definition(x, y, 3)
     assert min(expected) > 0 and (kind == "ties" or max(expected) < 1)
-    assert precision_recall.precision_recall(x, y, bfloat16=False) == expected
-    for most in (
-        bfloat16_filter.MOST,
-        20,
-    ):  # pairs one by one, and blocks that have many as a whole
-        monkeypatch.setattr(bfloat16_filter, "MOST", most)
-        assert precision_recall.precision_recall(x, y, bfloat16=True) == expected
-    radii = precision_recall.squared_radii(x, bfloat16=True)
-    np.testing.assert_allclose(radii, precision_recall.squared_radii(x), rtol=2e-4)
-
-
-def test_bounds_of_bfloat16_hold_where_rounding_is_worst():
-    """All features half-way between two bfloat16 numbers, all errors to one side."""
-    signs = np.sign(normal(64, 512))
-    rows = signs * np.float32(1 + 2**-8 - 2**-20)
-    found = bfloat16_filter.points(np.concatenate([rows, 3 * rows]), np.zeros(512))
-    block = found.blocks[0]
-    with jax.set_mesh(block.rows.sharding.mesh):
-        below, above = neighbours._bounds(block, block, bfloat16_filter._slack(found))
-    exact = np.sum((found.rows[:, None].astype(np.float64) - found.rows) ** 2, axis=-1)
-    n = len(exact)
-    assert (np.asarray(below)[:n, :n] <= exact).all() and (exact <= np.asarray(above)[:n, :n]).all()
-    assert found.lost > 2**-8.1
+    assert precision_recall.precision_recall(x, y) == expected
 
 
 def test_devices_share_the_work_and_change_nothing(monkeypatch):
@@ -149,14 +127,16 @@ def test_devices_share_the_work_and_change_nothing(monkeypatch):
     for devices in (1, 8):
         mesh = Mesh(np.array(jax.local_devices()[:devices]), ("rows",))
         for module in ("neighbours", "cmmd"):
-            monkeypatch.setattr(f"imgen.evaluation.{module}.local_mesh", lambda mesh=mesh: mesh)
+            monkeypatch.setattr(
+                f"imgen.evaluation.sets.{module}.local_mesh", lambda mesh=mesh: mesh
+            )
         with jax.set_mesh(make_mesh()):
-            block = neighbours.split(*neighbours.centred(x, x.mean(axis=0)))[0]
+            block = neighbours.points(x, x.mean(axis=0)).blocks[0]
             found.append((*precision_recall.precision_recall(x, y), cmmd(x, y)))
             found.append(precision_recall.squared_radii(x))
         with jax.set_mesh(mesh):
-            inside, _, _ = neighbours._in_balls(block, block, *2 * [block.norms], None, mesh=mesh)
-        assert inside.sharding.shard_shape(inside.shape)[0] == len(inside) / devices
+            distances = jax.jit(neighbours._distances)(block, block)
+        assert distances.sharding.shard_shape(distances.shape)[0] == len(distances) / devices
     assert found[0][:2] == found[2][:2] and found[0][2] == pytest.approx(found[2][2], rel=1e-6)
     np.testing.assert_allclose(found[1], found[3], rtol=1e-6)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from imgen.evaluation.images.image_set import ImageSet, padded
 from imgen.evaluation.networks.cifar import Classifier, save
-from imgen.evaluation.networks.network import FeatureNetwork
+from imgen.evaluation.networks.feature_network import FeatureNetwork
 
 
 def toy_network(width=6, broken=False, name="toy", hash="00000000"):

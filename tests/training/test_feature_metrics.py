@@ -33,7 +33,7 @@ def test_the_reference_is_measured_before_training_and_once_in_a_run(tmp_path):
 
     def started(weights, metrics=("fid", "kid"), reference="eval"):
         found = FeatureMetrics(
-            make=lambda state, sharding: images_of(pictures(20, seed=1, size=32)), names={},
+            make=lambda state, sharding: images_of(pictures(20, seed=1, size=32)),
             open_images=open_images, group="train", kept=tmp_path / "references", metrics=metrics,
             features="fd_cifar", weights=weights, reference=reference, batch_size=8,
         )  # fmt: skip
@@ -44,7 +44,7 @@ def test_the_reference_is_measured_before_training_and_once_in_a_run(tmp_path):
     first = started(weights)
     assert read == ["eval"]
     values = first({}, nothing)
-    assert set(values) == {"fd/fd_cifar/20", "kid/fd_cifar/20", "kid_std/fd_cifar/20"}
+    assert set(values) == {"gfd/fd_cifar/20", "kid/fd_cifar/20", "kid_std/fd_cifar/20"}
     assert started(weights)({}, nothing) == values  # to the bit
     assert read == ["eval"]
     # Other images and other needs are other statistics.
@@ -56,7 +56,7 @@ def test_the_reference_is_measured_before_training_and_once_in_a_run(tmp_path):
 
 def test_statistics_of_files_that_have_changed_are_not_taken_for_theirs(tmp_path):
     metrics = FeatureMetrics(
-        make=nothing, names={}, open_images=lambda where, num: open_images(where, num=num),
+        make=nothing, open_images=lambda where, num: open_images(where, num=num),
         group="train", kept=tmp_path, features="fd_cifar", reference=f"{tmp_path}/a.npz",
         metrics=("is",), weights=untrained_weights(tmp_path / "w.safetensors"),
     )  # fmt: skip
@@ -89,7 +89,7 @@ def test_a_measurement_is_given_up_between_batches(tmp_path):
             raise InterruptedError
 
     metrics = FeatureMetrics(
-        make=lambda state, sharding: images_of(np.zeros((64, 32, 32, 3), np.uint8)), names={},
+        make=lambda state, sharding: images_of(np.zeros((64, 32, 32, 3), np.uint8)),
         open_images=lambda where, num: images_of(pictures(20, size=32)), group="train", kept=tmp_path,
         metrics=("is",), features="fd_cifar", weights=untrained_weights(tmp_path / "w"), batch_size=8,
     )  # fmt: skip

@@ -15,14 +15,14 @@ from typing import IO, Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from imgen.data import make_source
-from imgen.data.image_files import suffixes
+from imgen.data.image_files import list_images, read_picture, suffixes
 from imgen.data.loader import eval_batches
 from imgen.data.preprocess import EvalImages, center_crop
-from imgen.data.source import BadExample, Source, decode_image
+from imgen.data.source import BadExample, Source
 from imgen.errors import UserError
+from imgen.parallel.hosts import gather_rows
 
 log = logging.getLogger("imgen.evaluate")
 OVERVIEWS = ("grid.png", "tokens.png")  # that imgen.sample writes beside the images
@@ -60,7 +60,7 @@ def open_images(
     data_dir: str | None = None,
     fit: Fit | None = None,
 ) -> ImageSet:
-    """The images of FILE.npz, of a folder, or of "tfds:NAME:SPLIT".
+    """Opens the images of FILE.npz, of a folder, or of "tfds:NAME:SPLIT".
 
     num: the first so many; None for all. size: crop to it. fit: what is done to the images of a folder or a
     data set where no size is asked for; those of a data set need one of the two.
@@ -94,7 +94,7 @@ def of_source(
     num: int | None = None,
     **reading: Any,
 ) -> ImageSet:
-    """The first `num` images of a data source; reading: further arguments of `eval_batches`."""
+    """Opens the first `num` images of a data source; reading: further arguments of `eval_batches`."""
     total = _counted(num, len(source), source.name)
 
     def read(batch_size: int) -> Batches:
@@ -107,65 +107,50 @@ def of_source(
 
     size = (size, size) if isinstance(size, int) else size
     name = _named(source.name, total, len(source))
-    return ImageSet(name, total, size, read, getattr(source, "files", ()))
+    return ImageSet(name, total, size, read, source.files)
 
 
-class _Files:
+class _Files(Source):
     """The image files of a folder and those below it, as a data source; any that can't be used ends it."""
 
     num_classes = class_names = None
 
     def __init__(self, root: Path, fit: Fit | None):
+        listing = list_images(root)
         self.name, self._fit, self._warned = str(root), fit, False
-        self.files = self._paths = sorted(
-            (
-                path for path in root.rglob("*")
-                if path.suffix.lower() in suffixes() and path.name not in OVERVIEWS
-                and not path.name.startswith(".")
-            ),
-            key=_natural,
-        )  # fmt: skip
-        if not self._paths:
+        self.files = [path for path in listing.files if path.name not in OVERVIEWS]
+        if listing.left_out:
+            log.warning("%s", listing.summary())
+        if not self.files:
             raise UserError(f"{root} holds no image ({', '.join(sorted(suffixes()))})")
-        self.size = self._read(self._paths[0]).shape[:2]
-        self.stems = tuple(str(path.relative_to(root).with_suffix("")) for path in self._paths)
+        self.size = self._read(self.files[0]).shape[:2]
+        self.stems = tuple(str(path.relative_to(root).with_suffix("")) for path in self.files)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        path = self._paths[index]
+        path = self.files[index]
         image = self._read(path)
         if image.shape[:2] != self.size:
             (height, width), (h, w) = image.shape[:2], self.size
             raise UserError(
-                f"{path} is {width}x{height}, {self._paths[0].name} {w}x{h}: give --image_size to crop all "
+                f"{path} is {width}x{height}, {self.files[0].name} {w}x{h}: give --image_size to crop all "
                 "of them to, or images of one size"
             )
         return {"image": image}
 
     def _read(self, path: Path) -> np.ndarray:
         try:
-            with Image.open(path) as header:
-                mode, transparent = header.mode, header.has_transparency_data
-            image = decode_image(path, str(path))
-        except (OSError, BadExample) as bad:
-            reason = bad.reason if isinstance(bad, BadExample) else bad
-            raise UserError(f"{path} is no readable image ({reason}): mend or remove it") from bad
-        if mode[0] in "IF":  # more than 8 bits, which would be cut off
-            raise UserError(f"{path} has {mode} pixels, not 8 bits a channel: convert it first")
-        if transparent and not self._warned:
+            image, header = read_picture(path, name=str(path))
+        except BadExample as bad:
+            raise UserError(
+                f"{path} is no readable image ({bad.reason}): mend or remove it"
+            ) from bad
+        if header.transparent and not self._warned:
             self._warned = True
-            log.warning(
-                "%s has transparency, which is left out, as of all images of %s", path, self.name
-            )
+            log.warning("%s is transparent: it is put on white, as are all of %s", path, self.name)
         return self._fit(image) if self._fit else image
-
-
-def _natural(path: Path) -> tuple:
-    """Sorts paths with their numbers as numbers: 2.png before 10.png. Suffixes count last."""
-    parts = [re.split(r"(\d+)", part) for part in path.with_suffix("").parts]  # text, digits, ...
-    return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], path.parts
 
 
 def _as_it_is(example: dict, rng) -> dict:
@@ -177,14 +162,14 @@ def _fitted(example: dict, rng, fit: Fit) -> dict:
 
 
 def of_folder(root: Path, num: int | None = None, fit: Fit | None = None) -> ImageSet:
-    """The image files below a folder, in the natural order of their paths; see `open_images`."""
+    """Opens the image files below a folder, in the natural order of their paths; see `open_images`."""
     files = _Files(root, fit)
     images = of_source(files, _as_it_is, files.size, num)
     return _of_bytes(dataclasses.replace(images, stems=files.stems[: images.num]))
 
 
 def of_npz(path: Path, num: int | None = None) -> ImageSet:
-    """`arr_0` of an .npz file, uint8 [N, H, W, 3], read from the disk batch by batch."""
+    """Opens `arr_0` of an .npz file, uint8 [N, H, W, 3], read from the disk batch by batch."""
     total, height, width, _ = _read(path, lambda file: _header(path, file))
     num = _counted(num, total, path)
     name = _named(path, num, total)
@@ -206,24 +191,29 @@ def of_npz(path: Path, num: int | None = None) -> ImageSet:
 
 
 def _of_bytes(images: ImageSet) -> ImageSet:
-    """The same images, of which not all may be of 0 and 1: those were not scaled, or are masks."""
+    """The same images; once all are read, UserError if they were no bytes before they were cast to uint8: all
+    are 0 (of [0, 1), or black), 0 and 1 (not scaled, or masks), or 0, 1 and 255 (of [-1, 1])."""
 
     def read(batch_size: int) -> Batches:
-        brightest = 0
+        seen = np.zeros(256, bool)
         for rows, mask in images.read(batch_size):
-            if brightest < 2:
-                brightest = max(brightest, rows.max())
+            if not seen[2:255].any():
+                seen[rows[mask > 0].ravel()] = True
             yield rows, mask
-        if brightest == 1:
+        seen = np.concatenate(gather_rows(seen[None].astype(np.uint8))).any(axis=0)
+        found = set(np.flatnonzero(seen).tolist())
+        if found and (found <= {0, 1} or found <= {0, 1, 255} and {1, 255} <= found):
+            what = {1: "0 only, black", 2: "0 and 1 only", 3: "0, 1 and 255 only, as of [-1, 1]"}
             raise UserError(
-                f"{images.name} holds 0 and 1 only; images are 0..255: scale them first"
+                f"{images.name} holds {what[len(found | {0})]}; images are 0..255: scale them before they "
+                "are cast to uint8"
             )
 
     return dataclasses.replace(images, read=read)
 
 
 def padded(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [n, ...] and zeros up to [length, ...], and the mask [length]."""
+    """Gives rows [n, ...] with zeros up to [length, ...], and the mask [length]."""
     mask = (np.arange(length) < len(rows)).astype(np.float32)
     return np.pad(rows, ((0, length - len(rows)), *((0, 0),) * (rows.ndim - 1))), mask
 

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import safe_open
 
 from imgen.errors import UserError
-from imgen.evaluation.networks.network import FeatureNetwork
+from imgen.evaluation.networks.feature_network import FeatureNetwork
 from imgen.params import files as weights
 from imgen.params import paths
 

@@ -17,7 +17,7 @@ from imgen.conditioning.clip import CLIP, normalised, size_name, to_unit
 from imgen.errors import UserError
 from imgen.evaluation.images.image_set import padded
 from imgen.evaluation.networks.clip_input import RESIZES
-from imgen.evaluation.networks.network import FeatureNetwork
+from imgen.evaluation.networks.feature_network import FeatureNetwork
 from imgen.params import files as weights
 
 Params = dict[str, Any]

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imgen.errors import UserError
 from imgen.evaluation.images.image_set import ImageSet
-from imgen.evaluation.networks.network import FeatureNetwork
+from imgen.evaluation.networks.feature_network import FeatureNetwork
 from imgen.evaluation.sets.moments import Gaussian, Moments, merge
+from imgen.parallel.hosts import gather_rows, local_rows
 
 # What metrics may need -> the network's output that it is of.
 NEEDS = {
@@ -36,7 +36,8 @@ class Features:
 
     name: of the set. num: images. pool, spatial: Gaussians of pool3 and of the spatial features. features:
     pool3 of some or all images, float32 [M, D], in their order. logits: float32 [N, C]. embeddings: CLIP's,
-    float32 [N, D]. seconds: that reading or drawing the images and the network took.
+    float32 [N, D]. seconds: that reading or drawing the images and the network took. network,
+    network_hash: what looked at the images; "" where a file of statistics doesn't tell.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Features:
     logits: np.ndarray | None = None
     embeddings: np.ndarray | None = None
     seconds: float = 0.0
+    network: str = ""
+    network_hash: str = ""
 
 
 def check_served(network: FeatureNetwork, needs: Iterable[str], where: str = "") -> None:
@@ -115,7 +118,7 @@ def one_pass(
     batch_size: int,
     most_features: int | None = None,
 ) -> list[Features]:
-    """What several networks make of a set whose images are read, or drawn, only once.
+    """Takes a set through several networks at once: its images are read, or drawn, a single time.
 
     wanted: networks, and for each keys of NEEDS. Otherwise as `Extractor.__call__`; seconds are those of the
     whole pass.
@@ -173,7 +176,11 @@ class _Pass:
             )
             for need, m in self._moments.items()
         }
-        return Features(images.name, images.num, **merged, **self._kept.gathered())
+        network = self._extractor.network
+        return Features(
+            images.name, images.num, **merged, **self._kept.gathered(),
+            network=network.name, network_hash=network.hash,
+        )  # fmt: skip
 
     def _take(self, index: np.ndarray, mask: np.ndarray, found: dict[str, jax.Array]) -> None:
         rows = jax.tree.map(local_rows, found)
@@ -223,27 +230,3 @@ class _Kept:
             one = len(parts) == 1
             result[need] = parts[0] if one else np.concatenate(parts)[np.argsort(numbers)]
         return result
-
-
-def local_rows(x: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is sharded by rows, in their order: those that
-    `make_array_from_process_local_data` takes, wherever the mesh has this process's devices.
-
-    Raises ValueError unless every process has equally many rows to itself.
-    """
-    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    rows = np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
-    if len(rows) * jax.process_count() != len(x):
-        raise ValueError(f"{len(rows)} of {len(x)} rows are here, sharded by {x.sharding}")
-    return rows
-
-
-def gather_rows(rows: np.ndarray) -> list[np.ndarray]:
-    """The rows [N, ...] of every process, on every process; of 4 bytes at most, and N may differ."""
-    if jax.process_count() == 1:
-        return [rows]
-    counts = multihost_utils.process_allgather(np.int32(len(rows)))
-    padded = np.zeros((counts.max(), *rows.shape[1:]), rows.dtype)
-    padded[: len(rows)] = rows
-    found = multihost_utils.process_allgather(padded)
-    return [part[:count] for part, count in zip(found, counts, strict=True)]

@@ -1,7 +1,7 @@
-"""Likeness of images and their originals, pair by pair: PSNR, SSIM in its variants, LPIPS."""
+"""Means of metrics of pairs (PSNR, SSIM, LPIPS) over sets of images and their originals."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +9,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imgen.errors import UserError
+from imgen.evaluation.definition import Metric
 from imgen.evaluation.images.image_set import ImageSet
-from imgen.evaluation.networks.extractor import gather_rows, local_rows
-from imgen.evaluation.pairs.reconstruction import psnr, ssim_gauss11, ssim_uniform7
+from imgen.parallel.hosts import gather_rows, local_rows
 from imgen.tokenizers.losses import lpips
 
-# By the name that is asked for: the name of the result, and the measure of images [B, H, W, 3] in [0, 1].
-PAIRED: dict[str, tuple[str, Callable]] = {
-    "psnr": ("psnr", psnr),
-    "ssim": ("ssim_gauss11", ssim_gauss11),
-    "ssim_uniform7": ("ssim_uniform7", ssim_uniform7),
-    "ssim_uniform7_range2": (
-        "ssim_uniform7_range2",
-        functools.partial(ssim_uniform7, data_range=2.0),
-    ),
-}
 COUNT, IDENTICAL = "count", "identical"
 
 
@@ -56,33 +46,30 @@ def check_pairs(
 def pair_means(
     images: ImageSet,
     originals: ImageSet,
-    metrics: Sequence[str],
+    metrics: Mapping[str, Metric],
     batch_size: int,
     sharding: NamedSharding,
-    lpips_weights: tuple[str, lpips.Params] | None = None,
+    lpips_weights: Mapping[str, lpips.Params] | None = None,
 ) -> tuple[dict[str, float], int]:
-    """Means over all pairs of the metrics (keys of PAIRED, and "lpips"), and how many pairs are identical,
-    whose PSNR is capped.
+    """Gives the means over all pairs of metrics of pairs, and how many pairs are identical, whose PSNR is
+    capped.
 
-    lpips_weights: the name of LPIPS' trunk and its parameters, where that is asked for.
+    lpips_weights: {trunk: params}, where LPIPS is asked for.
 
     Raises UserError for sets that `check_pairs` refuses, for measures that are not finite, and for pairs that
     could not be read.
     """
-    trunk, params = lpips_weights or ("", {})
-    check_pairs(images, originals, metrics, trunk)
-    measures: dict[str, Callable] = {PAIRED[m][0]: PAIRED[m][1] for m in metrics if m != "lpips"}
-    params = jax.device_put(params, NamedSharding(sharding.mesh, PartitionSpec()))
+    weights = dict(lpips_weights or {})
+    check_pairs(images, originals, metrics, next(iter(weights), None))
+    weights = jax.device_put(weights, NamedSharding(sharding.mesh, PartitionSpec()))
 
     @functools.partial(jax.jit, out_shardings=sharding)
-    def measured(params, first, second) -> dict[str, jax.Array]:
+    def measured(weights, first, second) -> dict[str, jax.Array]:
         """By name [B]."""
-        x, y = first / 255.0, second / 255.0
-        found = {name: measure(x, y) for name, measure in measures.items()}
-        if "lpips" in metrics:
-            pair = 2 * x - 1, 2 * y - 1
-            found[f"lpips_{trunk}"] = lpips.lpips(params, *pair, trunk=lpips.TRUNKS[trunk])
-        return found | {IDENTICAL: jnp.all(first == second, axis=(1, 2, 3)).astype(jnp.float32)}
+        found = {IDENTICAL: jnp.all(first == second, axis=(1, 2, 3)).astype(jnp.float32)}
+        for metric in metrics.values():
+            found |= metric.run(first / 255.0, second / 255.0, weights)
+        return found
 
     def batches() -> Iterator[tuple[np.ndarray, dict[str, jax.Array]]]:
         both = zip(images.read(batch_size), originals.read(batch_size), strict=True)
@@ -91,10 +78,23 @@ def pair_means(
                 jax.make_array_from_process_local_data(sharding, v, (batch_size, *v.shape[1:]))
                 for v in (x, y)
             ]
-            yield mask * other, measured(params, *placed)
+            yield mask * other, measured(weights, *placed)
 
+    pair = f"{images.name} and {originals.name}"
+    totals = _over_processes(_sums(batches(), batch_size, pair))
+    count, same = int(totals.pop(COUNT)), int(totals.pop(IDENTICAL))
+    if count != images.num:
+        raise UserError(
+            f"{images.num - count} of {images.num} pairs of {pair} could not be "
+            "read: mend or remove them"
+        )
+    return {name: total / count for name, total in totals.items()}, same
+
+
+def _sums(batches: Iterator, batch_size: int, sets: str) -> dict[str, float]:
+    """Of this process's pairs, of masks [B] and measures {name: [B]}."""
     totals: dict[str, float] = {COUNT: 0.0}
-    for number, (mask, found) in enumerate(_one_ahead(batches())):
+    for number, (mask, found) in enumerate(_one_ahead(batches)):
         there = mask > 0
         totals[COUNT] += float(there.sum())
         for name, rows in found.items():
@@ -102,18 +102,10 @@ def pair_means(
             if (bad := there & ~np.isfinite(rows)).any():
                 pair = number * batch_size + jax.process_index() * len(rows) + np.argmax(bad)
                 raise UserError(
-                    f"{name} of pair {pair} of {images.name} and {originals.name} is not finite: look for "
-                    "NaN in the weights"
+                    f"{name} of pair {pair} of {sets} is not finite: look for NaN in the weights"
                 )
             totals[name] = totals.get(name, 0.0) + rows[there].sum(dtype=np.float64)
-    totals = _over_processes(totals)
-    count, same = int(totals.pop(COUNT)), int(totals.pop(IDENTICAL))
-    if count != images.num:
-        raise UserError(
-            f"{images.num - count} of {images.num} pairs of {images.name} and {originals.name} could not be "
-            "read: mend or remove them"
-        )
-    return {name: total / count for name, total in totals.items()}, same
+    return totals
 
 
 def _one_ahead(items: Iterator) -> Iterator:

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgen.evaluation.definition import PAIRS, Metric
+
 MAX_PSNR = 98.0  # of equal images, whose PSNR is infinite
 
 
@@ -18,7 +20,7 @@ def psnr(first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def likeness(images: jax.Array, recon: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums of psnr and, where the window fits, ssim_gauss11 over the images that count.
+    """Gives sums of psnr and, where the window fits, ssim_gauss11 over the images that count.
 
     images, recon: uint8 [B, H, W, 3].   mask: [B].
     """
@@ -68,3 +70,13 @@ def _filter(x: jax.Array, window: np.ndarray) -> jax.Array:
         slices = (jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(len(window)))
         x = sum(float(w) * part for w, part in zip(window, slices, strict=True))
     return x
+
+
+PSNR = Metric(PAIRS, lambda x, y, weights: {"psnr": psnr(x, y)}, of="pairs")
+SSIM = Metric(PAIRS, lambda x, y, weights: {"ssim_gauss11": ssim_gauss11(x, y)}, of="pairs")
+SSIM_UNIFORM7 = Metric(
+    PAIRS, lambda x, y, weights: {"ssim_uniform7": ssim_uniform7(x, y)}, of="pairs"
+)
+SSIM_UNIFORM7_RANGE2 = Metric(
+    PAIRS, lambda x, y, weights: {"ssim_uniform7_range2": ssim_uniform7(x, y, 2.0)}, of="pairs"
+)

@@ -5,9 +5,13 @@ torchmetrics, multimodal/clip_score.py. Published numbers differ in model, prefi
 must tell them.
 """
 
+import dataclasses
+
 import numpy as np
 
 from imgen.errors import UserError
+from imgen.evaluation.definition import Metric
+from imgen.evaluation.networks.extractor import Features
 from imgen.evaluation.sets.feature_matrix import checked, unit
 
 PAPER_SCALE = 2.5
@@ -33,6 +37,25 @@ def score_name(prefix: str = "", scale: float = PERCENT) -> str:
     """The metric of a result: "clipscore/100", "clipscore/2.5/a_photo_depicts". The model is its network."""
     words = "_".join(prefix.lower().split())
     return f"clipscore/{scale:g}" + (f"/{words}" if words else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts(Features):
+    """Embeddings of prompts, one an image. prefix: put before each. scale: of the score."""
+
+    prefix: str = ""
+    scale: float = PERCENT
+
+
+def _run(samples: Features, texts: Texts) -> dict[str, float]:
+    scores = clip_score(samples.embeddings, texts.embeddings, texts.scale)
+    return {score_name(texts.prefix, texts.scale): float(scores.mean())}
+
+
+CLIP_SCORE = Metric(
+    ("embeddings",), _run, of="prompts",
+    settings=lambda samples, texts: {"prefix": texts.prefix, "scale": texts.scale},
+)  # fmt: skip
 
 
 def ref_clip_score(score: np.ndarray, reference_cosine: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ A file holds one record (a JSON object) an image, in one of three forms:
   JSON lines   one record a line, as GenEval's `results.jsonl`
   list         a JSON list of records, or {"cases": list}
   map          {image: record}, as VISOR's results files, or {"cases": map}
-What a record holds is each benchmark's own; `imgen.evaluation.prompts.replay` reads it.
+What a record holds is each benchmark's own; `imgen.evaluation.prompts.stored_detections` reads it.
 """
 
 import dataclasses

@@ -72,13 +72,13 @@ class Record:
 
 @functools.cache
 def sources() -> dict[str, str]:
-    """What the short names of sources stand for."""
+    """Gives what the short names of sources stand for."""
     return _data()["sources"]
 
 
 @functools.cache
 def published() -> tuple[Record, ...]:
-    """All published numbers, one record for each model and metric."""
+    """Reads all published numbers, one record for each model and metric."""
     data, records = _data(), []
     keys = {field.name for field in dataclasses.fields(Protocol)}
     for row in data["records"]:
@@ -101,7 +101,7 @@ def published() -> tuple[Record, ...]:
 
 
 def of_model(model: str) -> list[Record]:
-    """All that is published of a model. Raises UserError for one that is not there."""
+    """Gives all that is published of a model. Raises UserError for one that is not there."""
     found = [record for record in published() if record.model == model]
     if not found:
         known = list(dict.fromkeys(record.model for record in published()))
@@ -113,7 +113,7 @@ def of_model(model: str) -> list[Record]:
 
 
 def differences(ours: Protocol, theirs: Protocol) -> dict[str, tuple[Any, Any]]:
-    """The fields that `theirs` states and that are not the same in `ours`: {field: (ours, theirs)}."""
+    """Gives the fields that `theirs` states and that are not the same in `ours`: {field: (ours, theirs)}."""
     pairs = {
         f.name: (getattr(ours, f.name), getattr(theirs, f.name)) for f in dataclasses.fields(ours)
     }
@@ -121,7 +121,7 @@ def differences(ours: Protocol, theirs: Protocol) -> dict[str, tuple[Any, Any]]:
 
 
 def comparable(metric: str, protocol: Protocol) -> list[tuple[Record, list[str]]]:
-    """The published values of a metric whose protocol differs in nothing that is known, from the smallest.
+    """Gives the published values of a metric whose protocol differs in nothing that is known, smallest first.
 
     Network, resize, reference and n must be known of both; what else the source does not state, or is not
     verified, comes with the record as a list of fields. The protocols are equal where that is empty.
@@ -147,7 +147,7 @@ def comparable(metric: str, protocol: Protocol) -> list[tuple[Record, list[str]]
 def result(
     metric: str, value: float, protocol: Protocol, seconds: float, images_per_second: float
 ) -> dict[str, Any]:
-    """A result as a JSON object: its name, its protocol, and published values.
+    """Gives a result as a JSON object: its name, its protocol, and published values.
 
     "published": those of an equal protocol; "published_partly": those that are equal in all that their source
     states, with the fields that are "unstated" there.

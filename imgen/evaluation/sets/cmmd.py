@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imgen.evaluation.definition import Metric
 from imgen.evaluation.sets.feature_matrix import checked_pair, unit
-from imgen.parallel.local import SPLIT, WHOLE, local_mesh, put
+from imgen.parallel.hosts import SPLIT, WHOLE, local_mesh, put
 
 SIGMA = 10.0
 BLOCK = 4096
@@ -51,3 +52,9 @@ def _mean(x: np.ndarray, y: np.ndarray, centre: float) -> float:
 def _row_sums(x: jax.Array, y: jax.Array, centre: float) -> jax.Array:
     cosines = jnp.matmul(x, y.T, precision="highest")
     return jnp.expm1((cosines - centre) / SIGMA**2).sum(axis=1)
+
+
+CMMD = Metric(
+    ("embeddings",),
+    lambda samples, reference: {"cmmd": cmmd(samples.embeddings, reference.embeddings)},
+)

@@ -13,13 +13,14 @@ import logging
 import numpy as np
 
 from imgen.errors import UserError
+from imgen.evaluation.definition import Metric
 from imgen.evaluation.sets.moments import Gaussian
 
 log = logging.getLogger("imgen.evaluate")
 
 
 def frechet_distance(samples: Gaussian, reference: Gaussian) -> float:
-    """Symmetric in its arguments; 0 for equal ones, up to rounding.
+    """Gives the distance, symmetric in its arguments; 0 for equal ones, up to rounding.
 
     Warns where samples are too few for a covariance of full rank. Raises UserError for Gaussians of unlike
     width, numbers that are not finite, and matrices that are no covariances.
@@ -78,3 +79,7 @@ def _check(name: str, given: Gaussian) -> None:
         )
     if not (np.isfinite(given.mean).all() and np.isfinite(given.covariance).all()):
         raise UserError(f"the statistics of the {name} are not finite: look for NaN in its images")
+
+
+FID = Metric(("pool",), lambda x, y: {"fid": frechet_distance(x.pool, y.pool)})
+SFID = Metric(("spatial",), lambda x, y: {"sfid": frechet_distance(x.spatial, y.spatial)})

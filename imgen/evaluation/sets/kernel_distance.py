@@ -6,16 +6,21 @@ Sources: Binkowski et al. 2018, "Demystifying MMD GANs"; toshas/torch-fidelity, 
 negative and are often published times 1000.
 """
 
+from typing import Any
+
 import numpy as np
 
 from imgen.errors import UserError
+from imgen.evaluation.definition import Metric
 from imgen.evaluation.sets.feature_matrix import checked_pair
+
+SUBSETS, SUBSET_SIZE = 100, 1000  # how many, and of how many images where there are so many
 
 
 def kernel_distance(
-    samples, reference, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+    samples, reference, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = 2020
 ) -> tuple[float, float]:
-    """Mean and population deviation of MMD^2 over random subsets of both, features [N, D] and [M, D].
+    """Gives mean and population deviation of MMD^2 over random subsets of both, features [N, D] and [M, D].
 
     Subsets are drawn without replacement, for each first that of the samples; with the defaults they are
     torch-fidelity's.
@@ -59,3 +64,17 @@ def squared_mmd(x, y) -> float:
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     base = x @ y.T / x.shape[1] + 1
     return base * base * base
+
+
+def _subsets(samples, reference) -> dict[str, int]:
+    size = min(SUBSET_SIZE, len(samples.features), len(reference.features))
+    return {"subsets": SUBSETS, "subset_size": size}
+
+
+def _run(samples, reference) -> dict[str, Any]:
+    subsets = _subsets(samples, reference)
+    mean, deviation = kernel_distance(samples.features, reference.features, **subsets)
+    return {"kid": mean, "kid_std": deviation}
+
+
+KID = Metric(("features",), _run, settings=_subsets)

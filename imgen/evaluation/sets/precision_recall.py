@@ -12,38 +12,34 @@ A manifold is the union of balls, one about each point, that reach to its k-th n
 import numpy as np
 
 from imgen.errors import UserError
-from imgen.evaluation.sets import bfloat16_filter, neighbours
+from imgen.evaluation.definition import Metric
+from imgen.evaluation.sets import neighbours
 from imgen.evaluation.sets.feature_matrix import checked_pair
 
 
-def precision_recall(
-    samples, reference, k: int = 3, bfloat16: bool | None = None
-) -> tuple[float, float]:
-    """Of features [N, D] and [M, D].
+def precision_recall(samples, reference, k: int = 3) -> tuple[float, float]:
+    """Gives precision and recall of features [N, D] and [M, D].
 
     precision: share of the samples within the reference's manifold. recall: share of the reference within
-    that of the samples. bfloat16: whether to sort out most pairs in bfloat16 first, with the same result;
-    None: where that is faster.
+    that of the samples.
 
     Raises UserError for features that are not finite floats of one width, and for k points or fewer.
     """
     samples, reference = checked_pair(samples, reference)
     _check_neighbours(min(len(samples), len(reference)), k)
     centre = reference.mean(axis=0, dtype=np.float64)
-    if bfloat16 is None:
-        bfloat16 = len(samples) > 2 * neighbours.BLOCK and bfloat16_filter.pays()
-    of = bfloat16_filter if bfloat16 else neighbours
-    x, y = of.points(samples, centre), of.points(reference, centre)
-    x_inside, y_inside = of.inside(x, y, of.radii(x, k), of.radii(y, k))
+    x, y = (neighbours.points(features, centre) for features in (samples, reference))
+    radii = neighbours.radii(x, k), neighbours.radii(y, k)
+    x_inside, y_inside = neighbours.inside(x, y, *radii)
     return float(x_inside.mean()), float(y_inside.mean())
 
 
-def squared_radii(features, k: int = 3, bfloat16: bool = False) -> np.ndarray:
-    """Squared distance of each of features [N, D] to its k-th nearest other one: float32 [N]."""
+def squared_radii(features, k: int = 3) -> np.ndarray:
+    """Gives the squared distance of each of features [N, D] to its k-th nearest other one: float32 [N]."""
     features, _ = checked_pair(features, features)
     _check_neighbours(len(features), k)
-    of = bfloat16_filter if bfloat16 else neighbours
-    return of.radii(of.points(features, features.mean(axis=0, dtype=np.float64)), k)
+    centre = features.mean(axis=0, dtype=np.float64)
+    return neighbours.radii(neighbours.points(features, centre), k)
 
 
 def _check_neighbours(points: int, k: int) -> None:
@@ -54,3 +50,15 @@ def _check_neighbours(points: int, k: int) -> None:
             f"precision and recall with k = {k} neighbours need at least {k + 1} images of either side, not "
             f"{points}"
         )
+
+
+PRECISION_RECALL = Metric(
+    ("features",),
+    lambda samples, reference: dict(
+        zip(
+            ("precision", "recall"),
+            precision_recall(samples.features, reference.features),
+            strict=True,
+        )
+    ),
+)

@@ -1,9 +1,16 @@
-"""What samples are measured against: images that go through the network, or a file of their statistics or
-embeddings."""
+"""What samples are measured against, from wherever it is: images that go through the network, a file of their
+statistics (.npz) or of their embeddings (.npy).
+
+Keys of statistics: `mu` and `sigma` as pytorch-fid writes them; ADM's VIRTUAL_*.npz adds `mu_s` and `sigma_s`
+(sFID) and `arr_0`, 10,000 of the images, for precision and recall; our own add `n`, `images` (what they are
+of), `network`, `network_hash` and `features`, those of some images, which serve precision and recall and KID.
+
+Source: openai/guided-diffusion, evaluations/README.md; mseitzer/pytorch-fid, fid_score.py.
+"""
 
 import dataclasses
 import logging
-import re
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,87 +19,115 @@ import numpy as np
 from imgen.errors import UserError
 from imgen.evaluation.images.image_set import ImageSet, of_npz
 from imgen.evaluation.networks.extractor import NEEDS, Extractor, Features
-from imgen.evaluation.networks.network import FeatureNetwork
+from imgen.evaluation.networks.feature_network import FeatureNetwork
+from imgen.evaluation.results import reference_names
 from imgen.evaluation.results.records import FID_NETWORKS
-from imgen.evaluation.sets import statistics_file as reference
-from imgen.evaluation.sets.distances import REFERENCE_FEATURES
 from imgen.evaluation.sets.feature_matrix import checked
-from imgen.evaluation.sets.statistics_file import Reference
+from imgen.evaluation.sets.moments import Gaussian
 
 log = logging.getLogger("imgen.evaluate")
-# Files of statistics that publications measure against: as records.json calls them, and the network that they
-# are of, which they don't name themselves. Nothing but the file's name tells them: no hash of them is known.
-PUBLISHED_FILES = {
-    "VIRTUAL_imagenet64_labeled": ("adm_imagenet64", "adm"),
-    "VIRTUAL_imagenet128_labeled": ("adm_imagenet128", "adm"),
-    "VIRTUAL_imagenet256_labeled": ("adm_imagenet256", "adm"),
-    "VIRTUAL_imagenet512": ("adm_imagenet512", "adm"),
-    "adm_in256_stats": ("adm_imagenet256", "adm"),
-}
-PUBLISHED_SETS = {"imagenet2012/validation at 256x256": "imagenet_val_256"}
-VERSION = re.compile(r":\d+(\.\d+)*(?=/)")  # of a TFDS data set, "imagenet2012:5.1.0/validation"
-# What metrics of reconstructions are called by their reference, a run's own split or a published one.
-OF_RECONSTRUCTIONS = {
-    "eval": "val",
-    "imagenet_val_256": "val",
-    "train": "train",
-    "adm_imagenet256": "train",
-}
+ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "n", "images", "network", "network_hash", "features")
+IN_FILES = ("pool", "spatial", "features")  # what a file of statistics can hold
+MOST_FEATURES = 10_000  # images of the reference that precision and recall are measured with
 
 
 @dataclasses.dataclass(frozen=True)
-class ReferenceFeatures(Features):
-    """network: what looked at the images; None where a file of statistics doesn't tell."""
+class Statistics(Features):
+    """What a file of statistics holds. has_images: whether there are images (arr_0) in the file too."""
 
-    network: str | None = None
-
-
-def published_name(images: ImageSet) -> str:
-    """What results call a reference of images; a published data set has its name in any TFDS version."""
-    height, width = images.size
-    unversioned = VERSION.sub("", images.name)
-    return PUBLISHED_SETS.get(f"{unversioned} at {width}x{height}", images.name)
+    has_images: bool = False
 
 
-def reconstruction_name(metric: str, reference: str | None) -> str:
-    """ "fid" -> "rfid_val" or "rfid_train", two numbers that don't compare; "rfid" for other references, and
-    None for metrics without one."""
-    which = OF_RECONSTRUCTIONS.get(reference)
-    return f"r{metric}_{which}" if which else f"r{metric}"
-
-
-def reference_features(
-    where: str | None,
-    open_set: Callable[[], ImageSet],
-    needs: Iterable[str],
-    extractor: Extractor,
-    batch_size: int,
-) -> ReferenceFeatures:
-    """Features of a reference, with its name as results call it.
+class Reference:
+    """What sets are measured against.
 
     where: a file of statistics, or of embeddings where those are needed (.npy [N, D], as CMMD's authors
-    publish them); for anything else, `open_set` opens the images. needs: keys of `features.NEEDS`.
-
-    Raises UserError for statistics of another network, or that lack what is needed.
+    publish them); for anything else `open_images` opens the images as a network takes them. num: how many
+    images were asked for, where a number was.
     """
-    needs = tuple(needs)
-    embeddings = "embeddings" in needs
-    if where and embeddings and where.endswith(".npy"):
-        found = read_embeddings(where, extractor.network)
-        return ReferenceFeatures(Path(where).stem, len(found), embeddings=found)
-    statistics = where and not embeddings and where.endswith(".npz")
-    if statistics and (path := Path(where).expanduser()).is_file():
-        stored = reference.read(path)
-        if stored.pool is not None:
-            return _of_file(path, stored, needs, extractor, batch_size)
-    images = open_set()
-    found = extractor(images, needs, batch_size, most_features=REFERENCE_FEATURES)
-    named = {"name": published_name(images), "network": extractor.network.name}
-    return ReferenceFeatures(**{**vars(found), **named})
+
+    def __init__(
+        self,
+        where: str | None,
+        open_images: Callable[[FeatureNetwork], ImageSet],
+        num: int | None = None,
+    ):
+        self.where, self.open_images, self.num = where, open_images, num
+        self._known: dict[Extractor, Features] = {}
+
+    def check(self, network: FeatureNetwork, needs: Iterable[str] = ()) -> str:
+        """Opens the reference and looks no further; gives its name. Warns of statistics that don't tell their
+        network.
+
+        Raises UserError for what `features` would refuse before it looks at images, and for a number of what
+        is of all images already.
+        """
+        needs = tuple(needs)
+        if self.where and self.where.endswith(".npy") and set(needs) <= {"embeddings"}:
+            self._check_whole()
+            if needs:
+                read_embeddings(self.where, network)
+            return Path(self.where).stem
+        if (found := self.statistics(needs)) is None:
+            return reference_names.of_images(self.open_images(network))
+        self._check_whole()
+        _check(self.where, found, network, needs)
+        if not found.network:
+            log.warning(
+                "%s does not name the network of its statistics: they are taken for those of %s; were they "
+                "of another, the distance would mean nothing (pytorch-fid writes pytorch_fid's)",
+                self.where, network.name,
+            )  # fmt: skip
+        return found.name
+
+    def features(self, extractor: Extractor, needs: Iterable[str], batch_size: int) -> Features:
+        """Gives the features of the reference under a network, with its name as results call it; they are
+        kept, so that images go through the network once.
+
+        needs: keys of `extractor.NEEDS`. Raises UserError for statistics of another network, or that lack
+        what is needed.
+        """
+        needs, known = tuple(needs), self._known.get(extractor)
+        if known is None or any(getattr(known, need) is None for need in needs):
+            self._known[extractor] = self._read(extractor, needs, batch_size)
+        return self._known[extractor]
+
+    def _read(self, extractor: Extractor, needs: tuple[str, ...], batch_size: int) -> Features:
+        network = extractor.network
+        if self.where and self.where.endswith(".npy") and "embeddings" in needs:
+            found = read_embeddings(self.where, network)
+            return Features(
+                Path(self.where).stem, len(found), embeddings=found, network=network.name
+            )
+        if (found := self.statistics(needs)) is None:
+            images = self.open_images(network)
+            found = extractor(images, needs, batch_size, most_features=MOST_FEATURES)
+            return dataclasses.replace(found, name=reference_names.of_images(images))
+        _check(self.where, found, network, needs)
+        if "features" in needs and found.features is None:
+            images = of_npz(Path(self.where).expanduser())
+            taken = extractor(images, ["features"], batch_size, most_features=MOST_FEATURES)
+            found = dataclasses.replace(found, features=taken.features)
+        return found
+
+    def statistics(self, needs: Iterable[str] = ()) -> Statistics | None:
+        """Reads those of a file; None where it holds images only, and of anything else."""
+        if not self.where or "embeddings" in needs or not self.where.endswith(".npz"):
+            return None
+        path = Path(self.where).expanduser()
+        found = read(path) if path.is_file() else None
+        return found if found and found.pool is not None else None
+
+    def _check_whole(self) -> None:
+        if self.num is not None:
+            raise UserError(
+                f"{self.where} holds statistics or embeddings of all its images, not of the first {self.num}"
+                ": leave out --reference_num"
+            )
 
 
 def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
-    """Those of a network in an .npy file, floats [N, D]. Raises UserError for anything else."""
+    """Reads those of a network in an .npy file, floats [N, D]. Raises UserError for anything else."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such file of embeddings")
@@ -109,102 +144,103 @@ def read_embeddings(path: str | Path, network: FeatureNetwork) -> np.ndarray:
     return found
 
 
-def check_reference(
-    where: str | None,
-    open_set: Callable[[], ImageSet],
-    network: FeatureNetwork,
-    needs: Iterable[str] = (),
-    num: int | None = None,
-) -> str:
-    """Opens a reference and looks no further: its name; warns of statistics that don't tell their network.
-    num: of its images, where so many were asked for.
+def read(path: str | Path) -> Statistics:
+    """Reads a .npz file of statistics, its images and what else is in it left where they are.
 
-    Raises UserError for what `reference_features` would refuse before it looks at images, and for a `num` of
-    what is of all images already.
+    Raises UserError where the file is missing or damaged, or holds neither statistics nor images.
     """
-    needs = tuple(needs)
-    if where and where.endswith(".npy") and set(needs) <= {"embeddings"}:
-        _check_whole(where, num)
-        if needs:
-            read_embeddings(where, network)
-        return Path(where).stem
-    statistics = where and "embeddings" not in needs and where.endswith(".npz")
-    if statistics and (path := Path(where).expanduser()).is_file():
-        stored = reference.read(path)
-        if stored.pool is not None:
-            _check_whole(path, num)
-            _check(path, stored, network, needs)
-            name, of = _identity(path, stored)
-            if of is None:
-                log.warning(
-                    "%s does not name the network of its statistics: they are taken for those of %s; were "
-                    "they of another, the distance would mean nothing (pytorch-fid writes pytorch_fid's)",
-                    path, network.name,
-                )  # fmt: skip
-            return name
-    return published_name(open_set())
-
-
-def _check_whole(path: str | Path, num: int | None) -> None:
-    if num is not None:
+    with _open(path) as arrays:
+        there = arrays.files
+        try:
+            found = {key: arrays[key] for key in ARRAYS if key in there}
+        except Exception as e:  # zip, zlib and numpy raise unlike errors on a damaged file
+            raise UserError(f"{path}: damaged ({e}); fetch it again") from e
+    count = _count(path, found["n"]) if "n" in found else None
+    pool = _gaussian(path, found, "mu", "sigma", count)
+    if pool is None and "arr_0" not in there:
+        others = ", ".join(there) or "nothing"
         raise UserError(
-            f"{path} holds statistics or embeddings of all its images, not of the first {num}: leave out "
-            "--reference_num"
+            f"{path} has neither statistics (mu, sigma) nor images (arr_0), only {others}"
         )
+    name, network = str(found.get("images", "")), str(found.get("network", ""))
+    if network:
+        name = name or Path(path).stem
+    else:
+        name, network = reference_names.of_file(Path(path))
+    return Statistics(
+        name=name,
+        num=count,
+        pool=pool,
+        spatial=_gaussian(path, found, "mu_s", "sigma_s", count),
+        features=checked(found["features"], f"features in {path}") if "features" in found else None,
+        network=network,
+        network_hash=str(found.get("network_hash", "")),
+        has_images="arr_0" in there,
+    )
 
 
-def _of_file(
-    path: Path, stored: Reference, needs: tuple[str, ...], extractor: Extractor, batch_size: int
-) -> ReferenceFeatures:
-    network = extractor.network
-    _check(path, stored, network, needs)
-    found = {need: getattr(stored, need) for need in needs}
-    if "features" in needs and stored.features is None and stored.has_images:
-        images = of_npz(path)
-        taken = extractor(images, ["features"], batch_size, most_features=REFERENCE_FEATURES)
-        found["features"] = taken.features
-    name, of = _identity(path, stored)
-    return ReferenceFeatures(name, stored.pool.count, **found, network=of)
+def write(path: str | Path, found: Features) -> None:
+    """Writes the statistics that there are, under the keys above. The file appears only when it is whole.
+
+    Raises UserError where it cannot be written.
+    """
+    arrays = {
+        "images": found.name,
+        "network": found.network,
+        "network_hash": found.network_hash,
+    }
+    for gaussian, suffix in ((found.pool, ""), (found.spatial, "_s")):
+        if gaussian is not None:
+            arrays |= {f"mu{suffix}": gaussian.mean, f"sigma{suffix}": gaussian.covariance}
+            if gaussian.count is not None:
+                arrays["n"] = gaussian.count
+    if found.features is not None:
+        arrays["features"] = np.asarray(found.features, np.float32)
+    path = Path(path).expanduser()
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error})") from error
 
 
-def _identity(path: Path, stored: Reference) -> tuple[str, str | None]:
-    """What results call a file of statistics, and the network that it is of; None where nothing tells, and
-    then its name is that of the file, which is no published one's. A published file is known by its name
-    alone: whoever gives other statistics that name is believed."""
-    if stored.network:
-        return stored.images or path.stem, stored.network
-    return PUBLISHED_FILES.get(path.stem, (path.name, None))
+def needs_of_file(network: FeatureNetwork) -> tuple[str, ...]:
+    """Gives all that a file of statistics can hold of a network's features."""
+    return tuple(need for need in IN_FILES if NEEDS[need] in network.widths)
 
 
-def _check(path: Path, stored: Reference, network: FeatureNetwork, needs: tuple[str, ...]) -> None:
-    """That the statistics are of this network, as far as the file tells (what doesn't tell is Inception's),
-    and all that is needed."""
-    of = _identity(path, stored)[1]
-    if of and of != network.name:
+def _check(
+    path: str | Path, found: Statistics, network: FeatureNetwork, needs: tuple[str, ...]
+) -> None:
+    """Refuses statistics of another network, as far as the file tells (what doesn't tell is Inception's), and
+    those that lack what is needed."""
+    if found.network and found.network != network.name:
         raise UserError(
-            f"{path} holds statistics of {of}, samples are looked at by {network.name}: give --features and "
-            f"weights of {of}, or another --reference"
+            f"{path} holds statistics of {found.network}, samples are looked at by {network.name}: give "
+            f"--features and weights of {found.network}, or another --reference"
         )
-    if of is None and network.name not in FID_NETWORKS:
+    if not found.network and network.name not in FID_NETWORKS:
         raise UserError(
             f"{path} names no network, so its statistics are taken for Inception's and samples are looked at "
             f"by {network.name}: write statistics of it with --write_reference"
         )
-    if stored.network_hash and stored.network_hash != network.hash:
+    if found.network_hash and found.network_hash != network.hash:
         raise UserError(
-            f"{path} holds statistics of other weights of {network.name} ({stored.network_hash}, not "
+            f"{path} holds statistics of other weights of {network.name} ({found.network_hash}, not "
             f"{network.hash}): write them anew with --write_reference"
         )
-    sizes = {"pool": stored.pool, "spatial": stored.spatial}
-    for need, gaussian in sizes.items():
-        width = network.widths.get(NEEDS[need])
+    for need in ("pool", "spatial"):
+        gaussian, width = getattr(found, need), network.widths.get(NEEDS[need])
         if gaussian is not None and width is not None and len(gaussian.mean) != width:
             raise UserError(
                 f"{path}: its {need} statistics have {len(gaussian.mean)} features, {network.name} gives "
                 f"{width}: they are of another network"
             )
-    there = {need for need in needs if getattr(stored, need) is not None}
-    there |= {"features"} if stored.has_images else set()
+    there = {need for need in needs if getattr(found, need) is not None}
+    there |= {"features"} if found.has_images else set()
     if lacking := [need for need in needs if need not in there]:
         raise UserError(
             f"{path} holds no statistics of {', '.join(lacking)}: leave out the metrics that need them, give "
@@ -212,18 +248,40 @@ def _check(path: Path, stored: Reference, network: FeatureNetwork, needs: tuple[
         )
 
 
-def stored(features: Features, network: FeatureNetwork) -> Reference:
-    """Features of a reference, to be written by `reference.write`."""
-    return Reference(
-        features.pool,
-        features.spatial,
-        features.features,
-        features.name,
-        network.name,
-        network.hash,
-    )
+def _open(path: str | Path):
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file of statistics")
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except Exception as e:  # zip, zlib and numpy raise unlike errors on a damaged file
+        raise UserError(f"{path}: not a readable .npz file ({e})") from e
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise UserError(f"{path}: a single array, not an .npz file of statistics")
+    return arrays
 
 
-def needs_of_file(network: FeatureNetwork) -> tuple[str, ...]:
-    """All that a file of statistics can hold of a network's features."""
-    return tuple(n for n in ("pool", "spatial", "features") if NEEDS[n] in network.widths)
+def _count(path, n: np.ndarray) -> int:
+    if n.size != 1 or n.dtype.kind not in "iuf" or not n.item() >= 1 or n.item() % 1:
+        raise UserError(
+            f"{path}: n is {n.dtype} {n.shape}, not the number of images, one whole number"
+        )
+    return int(n.item())
+
+
+def _gaussian(path, found: dict, mean_key: str, covariance_key: str, count) -> Gaussian | None:
+    if mean_key not in found and covariance_key not in found:
+        return None
+    for key in (mean_key, covariance_key):
+        if key not in found:
+            raise UserError(f"{path} lacks {key}: statistics need both a mean and a covariance")
+        if not np.issubdtype(found[key].dtype, np.floating) or not np.isfinite(found[key]).all():
+            raise UserError(f"{path}: {key} is not made of finite numbers ({found[key].dtype})")
+    mean, covariance = (found[key].astype(np.float64) for key in (mean_key, covariance_key))
+    if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        raise UserError(
+            f"{path}: {mean_key} has the shape {mean.shape}, {covariance_key} {covariance.shape}, not [D] "
+            "and [D, D]"
+        )
+    if not np.allclose(covariance, covariance.T, rtol=1e-3, atol=1e-6 * np.abs(covariance).max()):
+        raise UserError(f"{path}: {covariance_key} is not symmetric, so it is no covariance")
+    return Gaussian(mean, covariance, count)

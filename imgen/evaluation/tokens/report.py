@@ -17,7 +17,7 @@ def analyse(
     segments: dict[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> tuple[dict, dict]:
-    """Latents [N, *grid], or bits [N, *grid, D] -> what was found, and curves to draw.
+    """Counts latents [N, *grid], or bits [N, *grid, D] -> what was found, and curves to draw.
 
     segments: by name, integer labels [N, positions] in raster order.
     seed: of the order of the images, which growth of the vocabulary depends on, and of all controls.
@@ -38,26 +38,7 @@ def analyse(
         codes, vocabulary = latents.reshape(-1, spec.positions), spec.size
     else:
         codes, vocabulary = token_stats.whole_codes(bits), 2**spec.size
-    sequences = codes[:, order]
-
-    counts = token_stats.ngram_counts(sequences, max_ngram)
-    found = token_stats.statistics(sequences, vocabulary, counts)
-    del found["new_per_image"]
-    seen = found.pop("distinct_after_image")
-    for share in (50, 90, 99):
-        found[f"images_until_{share}_percent"] = token_stats.images_until(seen, share / 100)
-    mixed = token_stats.shuffled(sequences, seed)
-    mixed_counts = token_stats.ngram_counts(mixed, max_ngram)
-    del mixed_counts[1]  # that of the codes themselves
-    result = {
-        "images": len(codes),
-        "tokens": codes.size,
-        "codes": found,
-        "shuffled": {
-            **token_stats.by_length(mixed_counts, vocabulary),
-            **token_stats.in_sequence(mixed),
-        },
-    }
+    result, curves = _of_sequences(codes[:, order], vocabulary, max_ngram, seed)
     if len(spec.grid) == 2:
         result["neighbours"] = neighbours(codes.reshape(-1, *spec.grid), seed)
     if bits is not None:
@@ -71,7 +52,31 @@ def analyse(
         result["granularity"] = {
             name: granularity(codes, labels[place], seed) for name, labels in segments.items()
         }
+    return result, curves
 
+
+def _of_sequences(
+    sequences: np.ndarray, vocabulary: int, max_ngram: int, seed: int
+) -> tuple[dict, dict]:
+    """What `analyse` gives of codes in the order in which they are read [N, L], and the curves."""
+    counts = token_stats.ngram_counts(sequences, max_ngram)
+    found = token_stats.statistics(sequences, vocabulary, counts)
+    del found["new_per_image"]
+    seen = found.pop("distinct_after_image")
+    for share in (50, 90, 99):
+        found[f"images_until_{share}_percent"] = token_stats.images_until(seen, share / 100)
+    mixed = token_stats.shuffled(sequences, seed)
+    mixed_counts = token_stats.ngram_counts(mixed, max_ngram)
+    del mixed_counts[1]  # that of the codes themselves
+    result = {
+        "images": len(sequences),
+        "tokens": sequences.size,
+        "codes": found,
+        "shuffled": {
+            **token_stats.by_length(mixed_counts, vocabulary),
+            **token_stats.in_sequence(mixed),
+        },
+    }
     curves = {f"{n}": sizes for n, sizes in counts.items()}
     curves |= {f"{n} shuffled": sizes for n, sizes in mixed_counts.items()}
     return result, {"counts": curves, "distinct_after_image": seen}

@@ -103,16 +103,64 @@ def test_masks_are_refused_wherever_they_come_from_and_dark_images_are_not(tmp_p
                     read_all(images)
             else:
                 np.testing.assert_array_equal(read_all(images), pixels)
-    Image.new("1", (8, 8), 1).save(tmp_path / "folder" / "8.png")  # PIL makes these 0 and 255
-    assert read_all(open_images(str(tmp_path / "folder"))).max() == 255
+    (tmp_path / "binary").mkdir()
+    for i in range(2):
+        Image.new("1", (8, 8), i).save(
+            tmp_path / "binary" / f"{i}.png"
+        )  # PIL makes these 0 and 255
+    assert read_all(open_images(str(tmp_path / "binary"))).max() == 255
 
 
-def test_transparency_is_left_out_with_one_warning(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.array([-1.0, -0.5, 0.0, 0.5, 1.0]).astype(np.int8).astype(np.uint8),
+            "0, 1 and 255 only",
+        ),
+        (np.linspace(0, 0.99, 5).astype(np.uint8), "0 only, black"),
+        (np.zeros(5, np.uint8), "0 only, black"),
+    ],
+)
+def test_scaled_images_that_were_cast_are_refused_in_files_and_folders(tmp_path, values, message):
+    pixels = np.broadcast_to(values[:, None, None, None], (5, 8, 8, 3))
+    np.savez(tmp_path / "a.npz", pixels)
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / "folder" / f"{i}.png")
+    for name in ("a.npz", "folder"):
+        with pytest.raises(UserError, match=f"{name} holds {message}.*scale them before"):
+            read_all(open_images(str(tmp_path / name)))
+    whole = np.array([0, 128, 255, 1, 2], np.uint8)[:, None, None, None]
+    np.savez(tmp_path / "a.npz", np.broadcast_to(whole, (5, 8, 8, 3)))
+    assert read_all(open_images(str(tmp_path / "a.npz"))).shape == (5, 8, 8, 3)
+
+
+def test_transparent_parts_are_white_with_one_warning(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "imgen.evaluate")
-    for i, mode in enumerate(("RGB", "RGBA", "LA", "RGBA")):
-        Image.new(mode, (8, 8), "gray").save(tmp_path / f"{i}.png")
-    assert read_all(open_images(str(tmp_path))).shape == (4, 8, 8, 3)
-    assert len(caplog.records) == 1 and "1.png has transparency" in caplog.text
+    for i, (mode, colour) in enumerate(
+        (("RGB", "gray"), ("RGBA", "gray"), ("LA", (9, 0)), ("RGBA", (9, 9, 9, 0)))
+    ):
+        Image.new(mode, (8, 8), colour).save(tmp_path / f"{i}.png")
+    found = read_all(open_images(str(tmp_path)))
+    assert found[:, 0, 0, 0].tolist() == [128, 128, 255, 255]
+    assert len(caplog.records) == 1 and "1.png is transparent: it is put on white" in caplog.text
+
+
+def test_files_are_those_that_training_reads_and_the_others_are_counted(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "imgen.evaluate")
+    (tmp_path / "linked").mkdir()
+    for name in ("1.png", ".ipynb_checkpoints/1.png", "__MACOSX/2.png", "._1.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 4), (100, 0, 0)).save(tmp_path / name, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (4, 8), (100, 0, 0)).save(tmp_path / "linked" / "2.jpg", exif=exif)
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "a").symlink_to(tmp_path / "linked")
+    images = open_images(str(tmp_path))
+    assert images.num == 3 and read_all(images).shape == (3, 4, 8, 3)
+    assert "left out 4 of 7 files (1 .txt, 3 hidden)" in caplog.text
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
@@ -128,9 +176,13 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (folder / "6.png").write_bytes((folder / "6.png").read_bytes()[:40])
     with pytest.raises(UserError, match="6.png is no readable image"):
         read_all(open_images(str(folder)))
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "6.png")
-    with pytest.raises(UserError, match="6.png has I;16 pixels, not 8 bits"):
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(folder / "6.tiff")
+    (folder / "6.png").unlink()
+    with pytest.raises(UserError, match="6.tiff is no readable image .floating-point samples"):
         read_all(open_images(str(folder)))
+    (folder / "6.tiff").unlink()
+    Image.fromarray(np.full((8, 8), 0x8040, np.uint16)).save(folder / "6.png")
+    assert read_all(open_images(str(folder)))[6].min() == 0x80  # the high byte
     with pytest.raises(UserError, match="has 9 images, not 10"):
         open_images(str(folder), num=10)
     np.savez(tmp_path / "a.npz", pictures(40))

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from imgen.errors import UserError
+from imgen.evaluation.metrics import METRICS, of_kind
 from imgen.evaluation.networks.extractor import NEEDS, Extractor, one_pass
-from imgen.evaluation.sets import statistics_file as reference
-from imgen.evaluation.sets.distances import DISTANCES
 from imgen.evaluation.sets.moments import gaussian
-from imgen.evaluation.sets.reference import reference_features, stored
+from imgen.evaluation.sets.reference import Reference, write
 from imgen.parallel.mesh import batch_sharding, make_mesh
 from tests.evaluation.toy_network import images_of, pictures, toy_network
 
@@ -42,13 +41,13 @@ def test_a_set_against_itself_is_at_zero_and_few_samples_are_warned_of(caplog):
     caplog.set_level(logging.WARNING, "imgen.evaluate")
     run = extractor(width=60)
     samples = run(images_of(pictures(20)), NEEDS, 8)
-    assert abs(DISTANCES["fid"].measure(samples, samples)["fid"]) < 1e-6
+    assert abs(METRICS["fid"].run(samples, samples)["fid"]) < 1e-6
     assert "20 samples for 60 features" in caplog.text
-    assert DISTANCES["precision_recall"].measure(samples, samples) == {"precision": 1, "recall": 1}
+    assert METRICS["precision_recall"].run(samples, samples) == {"precision": 1, "recall": 1}
     other = run(images_of(pictures(20, seed=1)), NEEDS, 8)
-    values = [m.measure(samples, other) for m in DISTANCES.values()]
+    values = [METRICS[name].run(samples, other) for name in of_kind("samples")]
     assert all(np.isfinite(v) for value in values for v in value.values())
-    assert DISTANCES["fid"].measure(samples, other)["fid"] > 1e-3
+    assert METRICS["fid"].run(samples, other)["fid"] > 1e-3
 
 
 def test_the_kept_features_of_a_reference_are_spread_over_it():
@@ -81,11 +80,12 @@ def test_statistics_are_written_once_and_read_again(tmp_path):
     run, pixels, path = extractor(), pictures(30), str(tmp_path / "r.npz")
 
     def found(where=path, needs=("pool",), run=run):
-        return reference_features(where, lambda: images_of(pixels, "reals"), needs, run, 8)
+        reference = Reference(where, lambda network: images_of(pixels, "reals"))
+        return reference.features(run, needs, 8)
 
     fresh = found(needs=("pool", "spatial", "features"))
     assert fresh.name == "reals"
-    reference.write(path, stored(fresh, run.network))
+    write(path, fresh)
     again = found(needs=("pool", "spatial", "features"))
     assert again.name == "reals" and again.num == 30
     np.testing.assert_array_equal(again.pool.covariance, fresh.pool.covariance)

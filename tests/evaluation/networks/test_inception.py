@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imgen.errors import UserError
-from imgen.evaluation.networks import network as networks
+from imgen.evaluation.networks import fid_inception as networks
 from imgen.evaluation.networks.extractor import Extractor
 from imgen.evaluation.networks.inception import average_pool, convolve, max_pool
 from imgen.evaluation.networks.inception_input import DIALECTS, pixels, resize

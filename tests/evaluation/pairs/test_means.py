@@ -8,6 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from imgen.errors import UserError
+from imgen.evaluation.definition import PAIRS, Metric
+from imgen.evaluation.metrics import METRICS
 from imgen.evaluation.pairs import means as pairs
 from imgen.evaluation.pairs.means import pair_means
 from imgen.evaluation.pairs.reconstruction import psnr
@@ -28,7 +30,7 @@ def test_means_are_of_all_pairs_on_any_devices_and_identical_ones_are_counted():
     expected = np.asarray(psnr(first / 255.0, second / 255.0), np.float64).mean()
     for devices, batch_size in ((8, 8), (1, 5)):
         sets = images_of(first), images_of(second)
-        means, same = pair_means(*sets, ["psnr"], batch_size, sharding(devices))
+        means, same = pair_means(*sets, {"psnr": METRICS["psnr"]}, batch_size, sharding(devices))
         assert same == 2 and means["psnr"] == pytest.approx(expected, rel=1e-6)
         assert means.keys() == {"psnr"}
 
@@ -46,7 +48,7 @@ def test_the_trunk_is_that_of_the_weights(tmp_path):
         assert found[0] == name
         if name == "alex":  # VGG's distance is measured by a test of the command
             sets = map(images_of, pair)
-            means, _ = pair_means(*sets, ["lpips"], 8, sharding(), found)
+            means, _ = pair_means(*sets, {"lpips": METRICS["lpips"]}, 8, sharding(), dict([found]))
             scaled = (images / 127.5 - 1 for images in pair)
             expected = jax.jit(lpips.lpips, static_argnums=3)(params, *scaled, trunk).mean()
             assert means == {"lpips_alex": pytest.approx(float(expected), rel=1e-4)}
@@ -71,19 +73,18 @@ def test_images_that_leave_a_trunk_nothing_to_compare_are_refused():
             assert (found[-1].size > 0) == (size == least)
         images = images_of(np.zeros((2, least - 1, 64, 3), np.uint8))
         with pytest.raises(UserError, match=f"{name} needs images of at least {least}x{least}"):
-            pair_means(images, images, ["lpips"], 8, sharding(), (name, params))
+            pair_means(images, images, {"lpips": METRICS["lpips"]}, 8, sharding(), {name: params})
 
 
-def test_a_measure_that_is_not_finite_is_named_with_its_pair(monkeypatch):
-    def spoilt(x, y):
-        return jax.numpy.where(x[:, 0, 0, 0] == 0, np.nan, 1.0)
+def test_a_measure_that_is_not_finite_is_named_with_its_pair():
+    def spoilt(x, y, weights):
+        return {"psnr": jax.numpy.where(x[:, 0, 0, 0] == 0, np.nan, 1.0)}
 
-    monkeypatch.setitem(pairs.PAIRED, "psnr", ("psnr", spoilt))
     pixels = np.maximum(pictures(21), 1)
     pixels[19, 0, 0, 0] = 0
     images, others = images_of(pixels, "mine"), images_of(pixels, "theirs")
     with pytest.raises(UserError, match="psnr of pair 19 of mine and theirs is not finite"):
-        pair_means(images, others, ["psnr"], 8, sharding())
+        pair_means(images, others, {"psnr": Metric(PAIRS, spoilt)}, 8, sharding())
 
 
 def test_files_of_two_folders_are_pairs_by_name():

@@ -6,13 +6,9 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.evaluation.networks.extractor import Extractor
+from imgen.evaluation.results.reference_names import of_images, result_name
 from imgen.evaluation.sets.moments import gaussian
-from imgen.evaluation.sets.reference import (
-    check_reference,
-    published_name,
-    reconstruction_name,
-    reference_features,
-)
+from imgen.evaluation.sets.reference import Reference
 from imgen.parallel.mesh import batch_sharding, make_mesh
 from tests.evaluation.toy_network import images_of, toy_network
 
@@ -27,7 +23,7 @@ def found(tmp_path):
         np.savez(path, mu=pool.mean, sigma=pool.covariance, **more)
         sharding = batch_sharding(make_mesh(devices=jax.devices()[:1]))
         extractor = Extractor(toy_network(name=looking), sharding)
-        return reference_features(str(path), None, ["pool"], extractor, 8)
+        return Reference(str(path), None).features(extractor, ["pool"], 8)
 
     return found
 
@@ -46,14 +42,15 @@ def test_statistics_of_an_unknown_network_are_inceptions_and_have_no_published_n
 ):
     for network in ("adm", "pytorch_fid"):
         reference = found("adm_imagenet256", network)  # a user's file, by chance
-        assert (reference.name, reference.network) == ("adm_imagenet256.npz", None)
+        assert (reference.name, reference.network) == ("adm_imagenet256.npz", "")
         caplog.clear()
         path = str(tmp_path / "adm_imagenet256.npz")
-        check_reference(path, None, toy_network(name=network), ["pool"])
+        Reference(path, None).check(toy_network(name=network), ["pool"])
         assert f"taken for those of {network}; " in caplog.text and len(caplog.records) == 1
     caplog.clear()
     found("adm_in256_stats", "adm")
-    check_reference(str(tmp_path / "adm_in256_stats.npz"), None, toy_network(name="adm"), ["pool"])
+    path = str(tmp_path / "adm_in256_stats.npz")
+    Reference(path, None).check(toy_network(name="adm"), ["pool"])
     assert not caplog.records
     with pytest.raises(UserError, match="names no network, .* looked at by toy: write"):
         found("mine", "toy")
@@ -61,7 +58,7 @@ def test_statistics_of_an_unknown_network_are_inceptions_and_have_no_published_n
 
 def test_a_published_data_set_has_its_name_in_any_version():
     def named(name, size=256):
-        return published_name(images_of(np.zeros((1, size, size, 3), np.uint8), name))
+        return of_images(images_of(np.zeros((1, size, size, 3), np.uint8), name))
 
     for name in ("imagenet2012/validation", "imagenet2012:5.1.0/validation"):
         assert named(name) == "imagenet_val_256"
@@ -86,7 +83,8 @@ def test_metrics_of_reconstructions_name_their_reference_where_it_is_known():
         ("mine.npz", ""),
         (None, ""),
     ):
-        assert reconstruction_name("fid", reference) == f"rfid{which}"
+        assert result_name("fid", "reconstructions", reference) == f"rfid{which}"
+    assert result_name("fid", "samples", "train") == "gfid"
 
 
 def test_statistics_and_embeddings_are_of_all_images(tmp_path):
@@ -94,10 +92,10 @@ def test_statistics_and_embeddings_are_of_all_images(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((3, 6), np.float32))
     for name, need in (("a.npz", "pool"), ("a.npy", "embeddings")):
         where = str(tmp_path / name)
-        assert check_reference(where, None, toy_network(), [need]) == "a"
+        assert Reference(where, None).check(toy_network(), [need]) == "a"
         with pytest.raises(UserError, match="not of the first 2: leave out --reference_num"):
-            check_reference(where, None, toy_network(), [need], num=2)
+            Reference(where, None, 2).check(toy_network(), [need])
 
 
 def test_a_metric_without_reference_takes_the_name_of_any(tmp_path):
-    assert check_reference(f"{tmp_path}/coco.npy", None, toy_network()) == "coco"
+    assert Reference(f"{tmp_path}/coco.npy", None).check(toy_network()) == "coco"

@@ -6,9 +6,9 @@ import pytest
 from imgen.errors import UserError
 from imgen.evaluation.images.image_set import open_images
 from imgen.evaluation.images.sample_files import drawn_by
-from imgen.evaluation.sets import statistics_file as reference
+from imgen.evaluation.networks.extractor import Features
+from imgen.evaluation.sets import reference
 from imgen.evaluation.sets.moments import gaussian
-from imgen.evaluation.sets.statistics_file import Reference
 
 
 def statistics(width, seed=0):
@@ -34,10 +34,12 @@ def test_pytorch_fid_and_adm_files_are_read(tmp_path):
 
 def test_our_files_come_back_whole(tmp_path):
     features = np.arange(12, dtype=np.float32).reshape(2, 6)
-    written = Reference(statistics(6), statistics(4), features, "reals", "adm", "6726825d")
+    written = Features(
+        "reals", 50, statistics(6), statistics(4), features, network="adm", network_hash="6726825d"
+    )
     reference.write(tmp_path / "ours.npz", written)
     found = reference.read(tmp_path / "ours.npz")
-    assert (found.images, found.network, found.network_hash) == ("reals", "adm", "6726825d")
+    assert (found.name, found.network, found.network_hash) == ("reals", "adm", "6726825d")
     assert found.pool.count == 50
     np.testing.assert_array_equal(found.features, features)
     np.testing.assert_array_equal(found.spatial.covariance, written.spatial.covariance)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imgen.evaluation.prompts import geneval, replay
+from imgen.evaluation.prompts import geneval, stored_detections
 from imgen.evaluation.prompts.detections import Record
 from tests.parity.golden import Golden
 
@@ -12,10 +12,10 @@ def geneval_cases(golden: Golden) -> None:
     plain = []
     for i, case in enumerate(golden.meta["cases"]):
         record = Record(f"case {i}", None, case)
-        metadata = replay.geneval_metadata(record)
+        metadata = stored_detections.geneval_metadata(record)
         assert metadata == case["metadata"]
-        detections = replay.geneval_detections(record)
-        verdict = geneval.judge(detections, metadata, **replay.geneval_options(record))
+        detections = stored_detections.geneval_detections(record)
+        verdict = geneval.judge(detections, metadata, **stored_detections.geneval_options(record))
         assert verdict.correct == case["correct"], f"case {i}: {verdict.reasons} {case['reason']!r}"
         assert _words(verdict.reasons) == _words(case["reason"].splitlines()), i
         assert verdict.kept.keys() == case["kept"].keys()

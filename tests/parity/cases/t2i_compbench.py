@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgen.evaluation.prompts import replay, t2i_compbench
+from imgen.evaluation.prompts import stored_detections, t2i_compbench
 from imgen.evaluation.prompts.detections import Record
 from tests.parity.golden import Golden
 
@@ -10,7 +10,7 @@ from tests.parity.golden import Golden
 def t2i_compbench_spatial(golden: Golden) -> None:
     scores = []
     for i, case in enumerate(golden.meta["cases"]):
-        image = replay.t2i_compbench_image(Record(f"case {i}", None, case))
+        image = stored_detections.t2i_compbench_image(Record(f"case {i}", None, case))
         a, b = (t2i_compbench.first_of(image["detections"], case[o]) for o in ("obj1", "obj2"))
         assert (a is None or b is None) == (case["position_score"] is None)
         if case["position_score"] is not None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imgen.evaluation.prompts import replay, visor
+from imgen.evaluation.prompts import stored_detections, visor
 from imgen.evaluation.prompts.detections import Record
 from tests.parity.golden import Golden
 
@@ -13,8 +13,8 @@ def visor_cases(golden: Golden) -> None:
     judged = []
     for image, case in golden.meta["cases"].items():
         record = Record(f"image {image}", image, case)
-        prompt = replay.visor_prompt(record)
-        found = visor.judge(replay.visor_detections(record, prompt), prompt)
+        prompt = stored_detections.visor_prompt(record)
+        found = visor.judge(stored_detections.visor_detections(record, prompt), prompt)
         expected = case["expected"]
         for name in ("classes", "recall", "sra"):
             assert found[name] == expected[name], f"{image}: {name}"

@@ -1,9 +1,7 @@
-"""Frozen networks whose features metrics compare."""
+"""FID's Inception as a feature network: with the published weights, or with random ones."""
 
-import dataclasses
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from imgen.errors import UserError
 from imgen.evaluation.networks import inception_input
+from imgen.evaluation.networks.feature_network import FeatureNetwork
 from imgen.evaluation.networks.inception import SHA256, WIDTHS, Inception, abstract_params
 from imgen.params import files as weights
 from imgen.params import paths
@@ -23,33 +22,11 @@ HOW = (
     f"python -m imgen.convert --system inception --checkpoint {PUBLISHED} --out DIR; then give "
     f"DIR/{CONVERTED}"
 )
-
-
 log = logging.getLogger("imgen.evaluate")
 
 
-@dataclasses.dataclass(frozen=True)
-class FeatureNetwork:
-    """A frozen network that metrics look at images with.
-
-    name, resize, dtype: as `records.Protocol` words them. params: numpy arrays. apply: pure, jittable;
-    params and uint8 images [B, H, W, 3] -> float32 features [B, D] by name. widths: D of each. hash: the
-    first 8 hex digits of the SHA-256 of params, for files of reference statistics. prepare: what is done to
-    each image on the host before, uint8 [H, W, 3] both ways.
-    """
-
-    name: str
-    resize: str
-    dtype: str
-    params: Any
-    apply: Callable[[Any, jax.Array], dict[str, jax.Array]]
-    widths: dict[str, int]
-    hash: str
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None
-
-
 def inception(dialect: str, weights_file: str | Path | None) -> FeatureNetwork:
-    """FID's Inception; its name is the dialect's, "adm" or "pytorch_fid", with the published weights only.
+    """Reads FID's Inception; named by its dialect ("adm", "pytorch_fid") with the published weights only.
 
     Other weights, and those whose file doesn't tell, give "adm_other_weights" and no FID; a warning says so.
     weights_file: what imgen.convert wrote. Raises UserError, in one line that says what to do, without it.
@@ -77,7 +54,7 @@ def inception(dialect: str, weights_file: str | Path | None) -> FeatureNetwork:
 
 
 def random_inception(dialect: str = "adm", seed: int = 0) -> FeatureNetwork:
-    """The same network with random weights, for work without the published ones and for tests.
+    """Gives the same network with random weights, for work without the published ones and for tests.
 
     Distances of its features are no FID and its name says so. The recipe, in the order of the parameters'
     paths, from one numpy.random.RandomState(seed): kernels are normal with variance 2 / fan-in (the head's

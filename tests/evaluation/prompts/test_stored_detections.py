@@ -9,7 +9,7 @@ import pytest
 
 from imgen import evaluate
 from imgen.errors import UserError
-from imgen.evaluation.prompts import geneval, replay
+from imgen.evaluation.prompts import geneval, stored_detections
 from imgen.evaluation.results.records import Protocol, comparable
 from imgen.runs import cli
 
@@ -76,7 +76,7 @@ def test_geneval_from_lines_in_three_layouts(run, tmp_path):
         {"metadata": json.dumps(COLORS), "detections": []},
         official,
     )
-    status, printed, err = run("geneval", path, "--detector", replay.OFFICIAL["geneval"])
+    status, printed, err = run("geneval", path, "--detector", stored_detections.OFFICIAL["geneval"])
     assert status == 0 and "not comparable" in err
     scores = printed["geneval"]
     assert scores["tasks"] == {"single_object": 1.0, "colors": 0.5, "position": 1.0}
@@ -87,26 +87,32 @@ def test_geneval_from_lines_in_three_layouts(run, tmp_path):
 def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatch):
     monkeypatch.setattr(geneval, "PROMPTS", 1)
     monkeypatch.setattr(geneval, "PROMPTS_SHA256", PROMPT_OF_A_DOG)
-    found = {"metadata": SINGLE, "detections": [DOG], "detector": replay.OFFICIAL["geneval"]}
+    found = {
+        "metadata": SINGLE,
+        "detections": [DOG],
+        "detector": stored_detections.OFFICIAL["geneval"],
+    }
     path = lines(tmp_path / "a.jsonl", *4 * [found])
     name = "geneval/overall/mask2former_swin_s+clip_vit_l14/4"
-    result = replay.replay("geneval", path)["results"][name]
+    result = stored_detections.score("geneval", path)["results"][name]
     assert result["protocol"]["reference"] == "geneval_553" and result["value"] == 1
     official = Protocol(**result["protocol"] | {"n": 2212})
     assert {r.model for r, _ in comparable("geneval/overall", official)} > {"SDXL", "NAR-XL"}
     by_name = {"threshold": 0.3, "NMS_THRESHOLD": 1.0, "max_objects": 16}
     path = lines(tmp_path / "a.jsonl", *2 * [found], *2 * [{**found, "options": by_name}])
-    defaults = replay.replay("geneval", path)
+    defaults = stored_detections.score("geneval", path)
     assert defaults["results"][name]["protocol"] == result["protocol"]
     assert "options" not in defaults["geneval"]
     for change in ({"options": {"threshold": 0.31}}, {"metadata": {**SINGLE, "prompt": "a dog"}}):
         path = lines(tmp_path / "a.jsonl", *4 * [{**found, **change}])
-        for result in replay.replay("geneval", path)["results"].values():
+        for result in stored_detections.score("geneval", path)["results"].values():
             assert result["protocol"]["reference"] is None
             assert result["published"] == result["published_partly"] == []
     for name in ("hf_owlv2", None):
         other = {k: v for k, v in found.items() if k != "detector"}
-        printed = replay.replay("geneval", lines(tmp_path / "a.jsonl", *4 * [other]), name)
+        printed = stored_detections.score(
+            "geneval", lines(tmp_path / "a.jsonl", *4 * [other]), name
+        )
         assert "geneval" not in printed and printed["detector"] == name
         names = {name for name in printed["results"]} | {
             r["metric"] for r in printed["results"].values()
@@ -115,13 +121,17 @@ def test_only_the_official_detector_on_all_prompts_compares(tmp_path, monkeypatc
         for result in printed["results"].values():
             assert result["published"] == result["published_partly"] == []
     with pytest.raises(UserError, match="line 1: detector is 'mask2former.*, not 'hf_owlv2'"):
-        replay.replay("geneval", lines(tmp_path / "a.jsonl", found), "hf_owlv2")
+        stored_detections.score("geneval", lines(tmp_path / "a.jsonl", found), "hf_owlv2")
 
 
 def test_images_of_rewritten_prompts_compare_with_such_scores_only(run, tmp_path, monkeypatch):
     monkeypatch.setattr(geneval, "PROMPTS", 1)
     monkeypatch.setattr(geneval, "PROMPTS_SHA256", PROMPT_OF_A_DOG)
-    found = {"metadata": SINGLE, "detections": [DOG], "detector": replay.OFFICIAL["geneval"]}
+    found = {
+        "metadata": SINGLE,
+        "detections": [DOG],
+        "detector": stored_detections.OFFICIAL["geneval"],
+    }
     path = lines(tmp_path / "a.jsonl", *4 * [found])
     of_flag = run("geneval", path, "--prompt_rewrite")[1]
     said = lines(tmp_path / "b.jsonl", *4 * [{**found, "prompt_rewrite": True}])

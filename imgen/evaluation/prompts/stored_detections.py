@@ -59,7 +59,7 @@ def main(
 
     FILE.jsonl (or .json) with metric geneval gives FILE.geneval.json. Raises UserError.
     """
-    text = json.dumps(replay(metrics, path, detector, prompt_rewrite), indent=2)
+    text = json.dumps(score(metrics, path, detector, prompt_rewrite), indent=2)
     print(text, flush=True)
     name = Path(path).name.removesuffix(".jsonl").removesuffix(".json")
     report = Path(path).with_name(f"{name}.{metrics}.json")
@@ -69,7 +69,7 @@ def main(
         log.warning("cannot write %s (%s); the scores are only printed", report, error.strerror)
 
 
-def replay(
+def score(
     metric: str | None, path: str | Path, detector: str | None = None, prompt_rewrite: bool = False
 ) -> dict[str, Any]:
     """Scores of the images of a file: {"detections": path, "detector", "prompt_rewrite", metric: all scores,
@@ -78,13 +78,13 @@ def replay(
 
     detector, prompt_rewrite: of records that don't say themselves. Raises UserError.
     """
-    if metric not in METRICS:
+    if metric not in BENCHMARKS:
         raise UserError(
-            f"--detections takes one of --metrics {', '.join(METRICS)}, got {metric!r}; name one"
+            f"--detections takes one of --metrics {', '.join(BENCHMARKS)}, got {metric!r}; name one"
         )
     began, stored = time.monotonic(), read_records(path)
     detector, rewritten = _detector(stored, detector), _rewritten(stored, prompt_rewrite)
-    scores, reference, values = METRICS[metric](stored)
+    scores, reference, values = BENCHMARKS[metric](stored)
     if reference and rewritten:
         reference += "_rewritten"
     seconds = time.monotonic() - began
@@ -365,7 +365,7 @@ def _note(scores: dict[str, Any], whole: str) -> None:
         )  # fmt: skip
 
 
-METRICS = {
+BENCHMARKS = {
     "geneval": geneval_scores,
     "visor": visor_scores,
     "t2i_compbench_spatial": t2i_compbench_scores,
