@@ -97,7 +97,7 @@ def rate_distortion(rows: list[dict]) -> dict[str, Figure]:
 
 def measure(run: Run) -> dict:
     """Returns what training came to on the whole held-out split."""
-    trained, settings = run.tokenizer(), run.experiment.settings
+    trained = run.tokenizer()
     found = held_out.reconstruction(held_out.HeldOut(run))
     spec, points = trained.spec, []
     if trained.module.nested:

@@ -125,7 +125,7 @@ def sign(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return optax.scale_by_sign()
 
 
-PLANS["spiral"] = Order(spiral, scheme="fixed_order")
+PLANS["spiral"] = Order(spiral, schemes=("fixed_order",))
 SCHEMES["fixed_order"] = FixedOrder
 HEADS["tied"], LATENTS["tied"] = Tied, "index"
 SAMPLERS["likelier_of_two"] = LikelierOfTwo()

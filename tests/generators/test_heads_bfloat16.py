@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from imgen.generators.code_heads import BitLogits, Categorical, SubCodeLogits
-from imgen.tokenizers.titok import CodeHead
+from imgen.tokenizers.titok_layers import ToCodes
 
 HEADS = {
     "categorical": Categorical(16, dtype=jnp.bfloat16),
     "sub-codes": SubCodeLogits(2, 8, dtype=jnp.bfloat16),
     "bits": BitLogits(16, dtype=jnp.bfloat16),
-    "titok": CodeHead(16, dtype=jnp.bfloat16),
+    "titok": ToCodes(16, dtype=jnp.bfloat16),
 }
 
 
