@@ -56,14 +56,65 @@ def mar_case(g: Golden) -> None:
 
     net = mlp.apply({"params": params}, g.out("x_t"), t, z)
     mse, vb = diffusion.loss_terms(tables, net, target, eps, t)
-    for name, found in (("net", net), ("mse", mse), ("vb", vb), ("loss_per_token", mse + vb)):
+    for name, found in (("net", net), ("mse", mse)):
         assert_close(found, g.out(name), tolerance)
+    lost, nats = official_rounding(g)
+    of_token = nats.mean(axis=-1) / np.log(2)
+    for name, found in (("vb", vb), ("loss_per_token", mse + vb)):
+        within(found, g.out(name), g, of_token)
     loss, gradient = loss_fn(params)
-    assert_close(loss, g.out("loss"), tolerance)
-    official = to_official(denoisers.mar_rows(), {"denoiser": jax.device_get(gradient)})
-    norms = [np.linalg.norm(official[key]) for key in g.meta["grad_norm_keys"]]
-    assert_close(norms, g.out("grad_norms"), tolerance)
+    within(loss, g.out("loss"), g, np.sum(of_token * mask) / np.sum(mask))
+    rows, keys = denoisers.mar_rows(), g.meta["grad_norm_keys"]
+
+    def norms(gradient):
+        official = to_official(rows, {"denoiser": jax.device_get(gradient)})
+        return np.array([np.linalg.norm(official[key]) for key in keys])
+
+    slack, worst = 0.0, np.argwhere((lost > 1e-5) & (np.asarray(mask)[:, None] > 0))
+    for token, channel in worst:
+
+        def bits_of_one(params, token=token, channel=channel):
+            output = mlp.apply({"params": params}, g.out("x_t")[token], t[token], z[token])
+            row = {name: table[0] for name, table in tables.items()}
+            predicted, v = jnp.split(output, 2)
+            gap = row["drift"] * jax.lax.stop_gradient(predicted - eps[token])
+            log_var = diffusion.log_variance(row, v)
+            return diffusion.bin_nll(target[token], gap, log_var)[channel] / np.log(2)
+
+        share = float(mask[token]) / (np.sum(mask) * target.shape[-1])
+        slack += lost[token, channel] * share * norms(jax.grad(bits_of_one)(params))
+    within(norms(gradient), g.out("grad_norms"), g, slack)
     check_mar_sampling(g, head, mlp, params, solver)
+
+
+def within(found, official, g: Golden, slack) -> None:
+    """Asserts the file's tolerance, and beyond it what official float32 loses by itself."""
+    allowed = g.meta["tolerance"]["atol"] + g.meta["tolerance"]["rtol"] * np.abs(official) + slack
+    difference = np.abs(np.asarray(found) - official)
+    assert (difference <= allowed).all(), (difference - allowed).max()
+
+
+def official_rounding(g: Golden) -> tuple[np.ndarray, np.ndarray]:
+    """What the official float32 loses at step 0, [tokens, C]: the share of a channel's gradient, and nats.
+
+    There the probability of a bin is the difference of two cumulative ones, both near 1 where the noise is
+    predicted badly. Against float64 that costs 0.5 % of the gradient's norm at an error of 1 and 20 % at
+    2, ours (`gaussian.bin_nll`) 1e-6: it is the official sum that is at fault.
+    """
+    process = diffusion.cosine_process(g.config["train_steps"])
+    row = {name: float(table[0]) for name, table in process.tables().items()}
+    predicted, v = np.split(np.asarray(g.out("net"), np.float64), 2, axis=-1)
+    gap, x0 = row["drift"] * (predicted - g.input("noise")), g.input("target")
+    scale = np.exp(-0.5 * diffusion.log_variance(row, v))
+
+    def cumulative(x):
+        return 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    low, high = (cumulative(scale * (gap + side)) for side in (-diffusion.BIN, diffusion.BIN))
+    chance = np.where(x0 < -0.999, high, np.where(x0 > 0.999, 1 - low, high - low))
+    chance = np.maximum(chance, 1e-12)
+    lost = np.where(g.input("t")[:, None] == 0, np.minimum(1, 4 * 2.0**-24 / chance), 0.0)
+    return lost, np.where(lost < 0.5, 2 * lost, np.log(chance / 1e-12) + 1)
 
 
 def check_mar_sampling(g: Golden, head, mlp, params, solver) -> None:
