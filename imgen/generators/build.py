@@ -116,6 +116,8 @@ def make_generator(
         raise UserError(f"plan {plan} goes with scheme {' or '.join(order.schemes)}, not {scheme}")
     conditioner = _conditioner(conditioning, width, arguments)
     window = order.window if window is None else window
+    if lexinvariant is not None and window > 1:
+        raise UserError("lexinvariant vectors have a categorical head and no windows")
     slots = dict(grid=coarse_grid(spec.grid, window), num_cond=conditioner.num_slots)
     around = (window, shuffle_blocks, lexinvariant)
     return construct(
@@ -214,8 +216,6 @@ def _head(
     """The head of a name and options, with what is put around it; fields: of `Head`."""
     head = make_head(spec, name, options, **fields)
     if lexinvariant is not None:
-        if window > 1:
-            raise UserError("lexinvariant vectors have a categorical head and no windows")
         return make_lexinvariant(head, lexinvariant)
     return head if window == 1 else WindowHead(inner=head, window=window, blocks=blocks, **fields)
 
