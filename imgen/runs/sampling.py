@@ -30,7 +30,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _pair(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: two numbers are needed, as 0.2,0.8") from None
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,7 +160,7 @@ def check(experiment: Experiment, workdir: str | Path, mesh: jax.sharding.Mesh) 
     for name in experiment.stages:
         task, batch_size = experiment.task(name), experiment.training[name].loop.batch_size
         check_batch_size(batch_size, mesh)
-        if task.microbatches < 1 or batch_size % task.microbatches:
+        if batch_size % task.microbatches:
             raise UserError(
                 f"train.{name}.batch_size {batch_size} is not a multiple of its "
                 f"{task.microbatches} microbatches"

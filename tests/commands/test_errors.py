@@ -117,7 +117,10 @@ def test_what_is_wrong_with_the_second_stage_is_said_before_the_first(
         ("config.mesh.model = 2", ["config.mesh", "'model'"]),
         ("del config.train.tokenizer['steps']", ["config.train.tokenizer", "'steps'"]),
         ("del config.data.source['name']", ["config.data.source", "'name'"]),
-        ("config.train.tokenizer.microbatches = 0", ["0 microbatches"]),
+        (
+            "config.train.tokenizer.microbatches = 0",
+            ["train.tokenizer.microbatches 0", "at least 1"],
+        ),
         ("config.train.generator.sample_metrics.number = 8", ["'number'", "'num'"]),
         (
             "config.train.generator.sample_eval = dict(num=8, metrics=('fud',))",
