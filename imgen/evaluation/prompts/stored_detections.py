@@ -107,31 +107,33 @@ def score(
     }
 
 
+def _said(stored: list[Record], name: str, kind: type, asked: Any) -> dict[Any, str]:
+    """What the records say of a field (`asked` where they don't) -> the first that says so."""
+    said: dict[Any, str] = {}
+    for record in stored:
+        given = name in record.fields
+        said.setdefault(
+            field(record.fields, name, kind, record.where) if given else asked, record.where
+        )
+    return said
+
+
 def _detector(stored: list[Record], asked: str | None) -> str | None:
     """The one that the user or the records name. Raises UserError where they disagree."""
-    for record in stored:
-        name = (
-            field(record.fields, "detector", str, record.where)
-            if "detector" in record.fields
-            else asked
+    said = _said(stored, "detector", str, asked)
+    names = [name for name in dict.fromkeys([asked, *said]) if name is not None]
+    if len(names) > 1:
+        raise UserError(
+            f"{said[names[1]]}: detector is {names[1]!r}, not {names[0]!r}: score each detector's file by "
+            "itself"
         )
-        if asked is None:
-            asked = name
-        if name != asked:
-            raise UserError(
-                f"{record.where}: detector is {name!r}, not {asked!r}: score each detector's file by itself"
-            )
-    return asked
+    return names[0] if names else None
 
 
 def _rewritten(stored: list[Record], asked: bool) -> bool:
     """Whether the images are of rewritten prompts, by the user's or the records' word. Raises UserError where
     they disagree."""
-    said = {}  # answer: the first record that gives it
-    for record in stored:
-        given = "prompt_rewrite" in record.fields
-        answer = field(record.fields, "prompt_rewrite", bool, record.where) if given else asked
-        said.setdefault(answer, record.where)
+    said = _said(stored, "prompt_rewrite", bool, asked)
     if len(said) == 2:
         raise UserError(
             f"{said[True]} is of a rewritten prompt (prompt_rewrite), {said[False]} is not: score each kind "
