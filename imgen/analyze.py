@@ -84,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_ranks(out / "ranks.csv", curves["counts"])
     seen = curves["distinct_after_image"]
     write_table(out / "innovation.csv", ("images", "distinct"), enumerate(seen.tolist(), 1))
-    from imgen.report import (
-        code_statistics,  # here: matplotlib takes a second that a start can't spare
-    )
+    from imgen.report import code_statistics  # here, for matplotlib's import takes a second
 
     code_statistics.write(out / "report.html", result, curves)
     print(text)

@@ -10,9 +10,7 @@ MOST_PICTURES = 4  # of one name, evenly over the training; the last one large
 
 def write_report(workdir: str | Path) -> Path:
     """Writes RUN/report.html from RUN/metrics.jsonl and RUN/samples; returns its path."""
-    from imgen.report import (
-        page,  # here: matplotlib takes a second that a command's start can't spare
-    )
+    from imgen.report import page  # here, for matplotlib's import takes a second
 
     workdir = Path(workdir)
     rows = read_metrics(workdir / "metrics.jsonl")

@@ -97,8 +97,9 @@ def fake_run(tmp_path, monkeypatch, spec):
         assert pixels.dtype == np.uint8
         return pixels.astype(np.int64).reshape(len(pixels), 4, -1).sum(-1).reshape(-1, 2, 2) % 9
 
-    loaded = types.SimpleNamespace(spec=spec, encode=encode, module=None)
-    monkeypatch.setattr(analyze, "load_tokenizer", lambda path: loaded)
+    module = types.SimpleNamespace(padded=False)
+    loaded = types.SimpleNamespace(spec=spec, encode=encode, module=module)
+    monkeypatch.setattr(analyze.Run, "tokenizer", lambda self: loaded)
 
 
 def test_a_run_encodes_its_held_out_images(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,8 @@ from imgen.data import SOURCES
 from imgen.data.source import Source
 from imgen.decoding import SAMPLERS, Sampling
 from imgen.decoding.samplers import Cached
+from imgen.evaluation.definition import PAIRS, Metric
+from imgen.evaluation.metrics import METRICS
 from imgen.generators.build import PLANS, Order
 from imgen.generators.code_heads import CategoricalHead
 from imgen.generators.heads import HEADS, LATENTS
@@ -125,6 +127,13 @@ def sign(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return optax.scale_by_sign()
 
 
+def mean_absolute_error(
+    images: jax.Array, originals: jax.Array, weights: Any
+) -> dict[str, jax.Array]:
+    """A metric: of images and their originals [B, H, W, 3] in [0, 1]."""
+    return {"mae": jnp.abs(images - originals).mean((1, 2, 3))}
+
+
 PLANS["spiral"] = Order(spiral, schemes=("fixed_order",))
 SCHEMES["fixed_order"] = FixedOrder
 HEADS["tied"], LATENTS["tied"] = Tied, "index"
@@ -132,6 +141,7 @@ SAMPLERS["likelier_of_two"] = LikelierOfTwo()
 TOKENIZERS["palette"] = Palette
 SOURCES["plain"] = Plain
 SCALINGS["sign"] = sign
+METRICS["mae"] = Metric(PAIRS, mean_absolute_error, of="pairs")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

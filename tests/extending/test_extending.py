@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imgen import sample, train
+from imgen import evaluate, sample, train
 from imgen.data import SOURCES
 from imgen.decoding import SAMPLERS, draw_latents, network_calls
+from imgen.evaluation.metrics import METRICS
 from imgen.generators.build import PLANS
 from imgen.generators.heads import HEADS, LATENTS
 from imgen.generators.schemes import SCHEMES
@@ -24,8 +25,8 @@ from imgen.tokenizers import TOKENIZERS
 from imgen.training.optim import SCALINGS
 
 REGISTRIES = {
-    "order": PLANS, "head": HEADS, "tokenizer": TOKENIZERS, "optimiser": SCALINGS, "data source": SOURCES,
-    "sampler": SAMPLERS,
+    "order": PLANS, "head": HEADS, "tokenizer": TOKENIZERS, "metric": METRICS, "optimiser": SCALINGS,
+    "data source": SOURCES, "sampler": SAMPLERS,
 }  # fmt: skip
 BESIDE = (LATENTS, SCHEMES)  # which heads are for which latents; which samplers draw from what
 BEFORE = {kind: set(registry) for kind, registry in REGISTRIES.items()}
@@ -95,6 +96,19 @@ def test_a_sampler_from_outside_draws_what_it_promises(run):
     key = jax.random.key(0)
     kept, drawn = nats(key, chosen), [nats(half, own) for half in jax.random.split(key)]
     np.testing.assert_allclose(kept, np.minimum(*drawn), rtol=1e-5)
+
+
+def test_a_metric_from_outside_is_measured_by_the_command(run, tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 16, 3)).astype(np.uint8)
+    files = [str(tmp_path / name) for name in ("a.npz", "b.npz")]
+    for file, images in zip(files, pixels, strict=True):
+        np.savez(file, images)
+    argv = ["--samples", files[0], "--reference", files[1], "--metrics", "mae"]
+    capsys.readouterr()
+    assert cli.run(lambda: evaluate.main(argv)) == 0
+    expected = np.abs(np.subtract(*pixels.astype(float))).mean() / 255
+    result = json.loads(capsys.readouterr().out)["results"]["mae/4"]
+    assert result["value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_run_is_sampled_like_any_other(run, tmp_path):
