@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from imgen.errors import UserError
 from imgen.latents import LatentSpec
+from imgen.report import pixels
 from imgen.tokenizers import codebook, usage
 from imgen.tokenizers.tokenizer import Tokenizer
 from imgen.training.task import State
@@ -146,7 +147,8 @@ class LatentCare:
         Of a training pass in which nothing is random; what is not used of it is not computed. The whole batch
         goes through the encoder at once, whatever the microbatches: a pass without gradients keeps little.
         """
-        return self._code_features(params, self.tokenizer.apply({"params": params}, images))
+        out = self.tokenizer.apply({"params": params}, pixels.to_float(images))
+        return self._code_features(params, out)
 
     def _code_features(self, params: Any, out: dict[str, Any]) -> jax.Array:
         return self.tokenizer.apply(

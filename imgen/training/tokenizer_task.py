@@ -170,8 +170,7 @@ class TokenizerTask(Task):
         codebook_key, loss_key = jax.random.split(rng)
         if self.kmeans_init or self.restart_every:
             start = self.kmeans_init and "quantizer/codebook" not in (self.trained or {})
-            images = pixels.to_float(batch["image"])
-            state = self._care.before_step(state, images, codebook_key, start)
+            state = self._care.before_step(state, batch["image"], codebook_key, start)
         players = {name: state[name] for name in ("params", "disc") if name in state}
         loss_fn = functools.partial(self._loss, state)
         _, aux, grads = accumulate(loss_fn, players, batch, loss_key, self.microbatches)
