@@ -81,13 +81,6 @@ def attempt(get: Callable[..., dict], *args) -> dict | BadExample:
         return bad
 
 
-def read(source: Source, indices: Sequence[int]) -> list[dict | BadExample]:
-    """As `Source.read_many`, of anything that has `__getitem__` too."""
-    if hasattr(source, "read_many"):
-        return source.read_many(indices)
-    return [attempt(source.__getitem__, index) for index in indices]
-
-
 def decode_image(encoded: bytes | str | Path, name: str) -> np.ndarray:
     """As `image_files.read_image`."""
     return read_image(encoded, name=name)
