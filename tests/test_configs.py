@@ -19,7 +19,7 @@ from imgen.runs import cli
 from imgen.runs.experiment import Experiment
 from imgen.runs.run import Run
 from imgen.training.state import abstract_state, init_state
-from tests.data.tiny import write_tfds
+from tests.data.tiny import png, write_tfds
 
 CONFIGS = sorted(Path("configs").glob("[a-z]*.py"))
 
@@ -34,12 +34,18 @@ def arguments(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for path in CONFIGS for name in arguments(path)])
-def test_a_recipe_builds_at_full_size_and_every_parameter_has_its_place(name):
+def test_a_recipe_builds_at_full_size_and_every_parameter_has_its_place(name, tmp_path):
     settings = config.load_config(name)
     assert config.from_json(config.to_json(settings)) == settings
-    size = settings.data.image_size
-    for stage in settings.train:
-        task = Experiment.build(settings).task(stage)
+    if settings.data.image_size is None:  # found from the images
+        (tmp_path / "image.png").write_bytes(png(1, size=32))
+        settings = config.override(
+            settings, [f"data.source.path={tmp_path}", "data.train.split=all"]
+        )
+    experiment = Experiment.build(settings)
+    size = experiment.data.image_size
+    for stage in experiment.stages:
+        task = experiment.task(stage)
         batch = {"image": jnp.zeros((1, size, size, 3), jnp.uint8)}
         if stage == "generator":
             batch |= task.generator.conditioner.example(1)

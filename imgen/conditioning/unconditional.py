@@ -21,6 +21,7 @@ class Unconditional(nn.Module):
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
+    num_classes: ClassVar[None] = None
     num_slots: ClassVar[int] = 1
     inputs: ClassVar[tuple[str, ...]] = ("label",)
     gives: ClassVar[tuple[str, ...]] = ("slots", "vector")

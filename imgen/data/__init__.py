@@ -45,13 +45,13 @@ def source_class(name: str) -> type[Source]:
 
 def _change_of(origin: dict[str, Any]) -> str:
     """How the images that `Source.about` told of differ now; "" where they don't or are no longer there."""
-    settings = origin.get("settings")
-    if not isinstance(settings, dict) or not origin.get("hash"):
+    arguments = origin.get("settings")
+    if not isinstance(arguments, dict) or not origin.get("hash"):
         return ""
     try:
-        if not source_class(settings["name"]).stores_images:
+        if not source_class(arguments["name"]).stores_images:
             return ""
-        now = make_source(**settings)
+        now = make_source(**arguments)
     except (
         UserError,
         TypeError,

@@ -44,7 +44,7 @@ class Folder(Source):
         if not root.exists():
             raise UserError(f"there is no image folder {root}")
         images, own_folder = open_split(root, split, encoding)
-        self._root, self._images = root, images
+        self._root, self._rows, self._sidecars = root, images.captions, images.sidecars
         self.files = [str(file) for file in images.files]
         self.captions = images.captions is not None or images.sidecars
         self.class_names = images.class_names
@@ -72,8 +72,7 @@ class Folder(Source):
             warn(f"{self.name}: transparent parts of its pictures are put on {self._background}")
         example = {"image": image, "label": int(self._labels[row]), "name": path}
         if self.captions:
-            sidecars = self._images.sidecars
-            example["caption"] = self._sidecar(path) if sidecars else self._images.captions[row]
+            example["caption"] = self._sidecar(path) if self._sidecars else self._rows[row]
         return example
 
     def _sidecar(self, path: str) -> str:

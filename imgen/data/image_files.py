@@ -242,12 +242,12 @@ def list_images(folder: str | Path) -> Listing:
             left_out[why] += 1
         else:
             files.append(path)
-    return Listing(root, tuple(sorted(files, key=natural)), dict(left_out))
+    return Listing(root, tuple(files), dict(left_out))
 
 
 def _not_an_image(path: Path) -> str:
     """Why a file is no image; "" for one."""
-    suffix = path.suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     return "" if suffix in suffixes() else suffix or "without a suffix"
 
 
@@ -260,29 +260,33 @@ def _walk(folder: Path, hidden: bool, above: frozenset[str]) -> Iterator[tuple[P
     """Every file below a folder, and why it is left out whatever its kind ("" if it isn't)."""
     above = above | {os.path.realpath(folder)}
     try:
-        names = sorted(os.listdir(folder))
+        entries = sorted(os.scandir(folder), key=lambda entry: natural(entry.name))
     except OSError as error:
         if hidden:
             return
         raise UserError(f"{folder}: cannot read this folder ({error.strerror})") from error
-    for name in names:
-        path, inside = folder / name, hidden or is_hidden(name)
-        is_link = path.is_symlink()
-        if os.path.isdir(path) and not (is_link and (inside or os.path.realpath(path) in above)):
+    for entry in entries:
+        path, inside = folder / entry.name, hidden or is_hidden(entry.name)
+        is_link = (
+            entry.is_symlink()
+        )  # of others the entry knows what they are without a look at the disk
+        is_folder = os.path.isdir(path) if is_link else entry.is_dir()
+        if is_folder and not (is_link and (inside or os.path.realpath(path) in above)):
             yield from _walk(path, inside, above)
         elif inside:
             yield path, "hidden"
-        elif os.path.isfile(path):
+        elif os.path.isfile(path) if is_link else entry.is_file():
             yield path, ""
-        elif os.path.isdir(path):
+        elif is_folder:
             yield path, "links in a circle"
         else:
             yield path, "broken links" if is_link else "no regular files"
 
 
-def natural(path: str | Path) -> tuple:
-    """Returns a key that sorts names and paths with their numbers as numbers: 2.png before 10.png."""
-    path = Path(path)
-    stem = path.with_suffix("") if path.suffix.lower() in suffixes() else path
-    parts = [re.split(r"([0-9]+)", part) for part in stem.parts]  # text, digits, text, ...
-    return [[int(p) if i % 2 else p for i, p in enumerate(part)] for part in parts], path.parts
+def natural(name: str) -> tuple:
+    """Returns a key that sorts names with their numbers as numbers: 2.png before 10.png."""
+    stem, suffix = os.path.splitext(name)
+    parts = re.split(
+        r"([0-9]+)", stem if suffix.lower() in suffixes() else name
+    )  # text, digits, text, ...
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

@@ -94,11 +94,9 @@ def _part(images: Images, chosen: Sequence[bool]) -> Images:
 
 def _top(file: Path, base: Path) -> str:
     """The folder right below `base` that a file is in; "" if it is none."""
-    try:
-        parts = file.relative_to(base).parts
-    except ValueError:
-        return ""
-    return parts[0] if len(parts) > 1 else ""
+    path, root = str(file), "" if base == Path(".") else os.path.join(base, "")
+    first, below, _ = path[len(root) :].partition(os.sep)
+    return first if below and path.startswith(root) else ""
 
 
 def _split_folders(listing: Listing, is_table: bool) -> dict[str, Path]:

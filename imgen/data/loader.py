@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from imgen.data.source import BadExample, Source, attempt, read
+from imgen.data.source import BadExample, Source, attempt
 from imgen.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class _TrainReader:
         failed: Failed = []
         examples = []
         try:
-            found = read(self.source, indices)
+            found = self.source.read_many(indices)
             for position, index, example in zip(positions, indices, found, strict=True):
                 if isinstance(example, BadExample):
                     example = self._next_readable(index, example, failed)
@@ -139,7 +139,7 @@ class _EvalReader:
         indices = [index for index in indices if index < self.num_examples]
         failed: Failed = []
         try:
-            examples = [self._transformed(e, failed) for e in read(self.source, indices)]
+            examples = [self._transformed(e, failed) for e in self.source.read_many(indices)]
             examples += [None] * (self.host_batch - len(examples))
             # Any readable example tells what the padding looks like.
             known = [e for e in examples if e is not None]

@@ -1,13 +1,11 @@
 """What a data source is: random access to examples that can be decoded, or say that they can't."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from imgen.data import preprocess
-from imgen.data.image_files import read_image
 from imgen.errors import BadExample
 from imgen.latents import LatentSpec
 
@@ -79,15 +77,3 @@ def attempt(get: Callable[..., dict], *args) -> dict | BadExample:
         return get(*args)
     except BadExample as bad:
         return bad
-
-
-def read(source: Source, indices: Sequence[int]) -> list[dict | BadExample]:
-    """As `Source.read_many`, of anything that has `__getitem__` too."""
-    if hasattr(source, "read_many"):
-        return source.read_many(indices)
-    return [attempt(source.__getitem__, index) for index in indices]
-
-
-def decode_image(encoded: bytes | str | Path, name: str) -> np.ndarray:
-    """As `image_files.read_image`."""
-    return read_image(encoded, name=name)

@@ -291,7 +291,7 @@ class Latents(Source):
         return preprocess.EvalCodes()
 
     def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
-        """As `data.source.read`, with no example ever bad: a broken file is a UserError."""
+        """As `Source.read_many`, with no example ever bad: a broken file is a UserError."""
         sets = []
         parts = zip(self._folders, self._records, self._codings, strict=True)
         for folder, records, coding in parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imgen.data.source import BadExample, Source, read
+from imgen.data.source import BadExample, Source
 from imgen.errors import UserError
 
 
@@ -62,5 +62,5 @@ class WithTeacher(Source):
             example
             if isinstance(example, BadExample)
             else {**example, "teacher": np.asarray(features[index], np.float32)}
-            for index, example in zip(indices, read(self._source, indices), strict=True)
+            for index, example in zip(indices, self._source.read_many(indices), strict=True)
         ]

@@ -104,7 +104,7 @@ class Tfds(Source):
         return self._example(record, index)
 
     def read_many(self, indices: Sequence[int]) -> list[dict | BadExample]:
-        """As `data.source.read`. One call into ArrayRecord costs a tenth of one a record."""
+        """As `Source.read_many`. One call into ArrayRecord costs a tenth of one a record."""
         try:
             records = self._records.__getitems__(list(indices))
         except Exception:  # some record is broken: find out which

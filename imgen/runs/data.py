@@ -72,7 +72,7 @@ class RunData:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes' names: those that the run keeps, or else those of its data, if that can be opened."""
+        """The classes' names: those that the run keeps, or else of its data, where that can be opened."""
         if self._class_names is not None:
             return self._class_names
         try:

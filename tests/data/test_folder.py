@@ -55,6 +55,19 @@ def test_a_class_has_all_images_below_its_folder(tmp_path):
     assert (source.class_names, labels(source)) == (("cat", "dog"), [0, 0, 1])
 
 
+def test_the_folder_may_be_the_one_we_are_in(tmp_path, monkeypatch):
+    write_images(tmp_path / "a", [1])
+    write_images(tmp_path / "b" / "deep", [2])
+    for here, path in (
+        (tmp_path, "."),
+        (tmp_path, "./"),
+        (tmp_path / "a", ".."),
+        (tmp_path / "a", "../"),
+    ):
+        monkeypatch.chdir(here)
+        assert opened(path).class_names == ("a", "b")
+
+
 def test_a_folder_without_sub_folders_has_no_classes(tmp_path):
     write_images(tmp_path, [10, 9, 2])
     source = opened(tmp_path)

@@ -1,3 +1,4 @@
+import jax
 import pytest
 from PIL import Image
 
@@ -5,8 +6,10 @@ from imgen import config
 from imgen.data import make_source
 from imgen.data.found import look_at
 from imgen.errors import UserError
+from imgen.parallel.mesh import make_mesh
 from imgen.runs.experiment import Experiment
 from imgen.runs.from_data import from_data
+from imgen.runs.training import check
 from tests.data.tiny import Numbers
 
 
@@ -54,6 +57,7 @@ def test_a_config_takes_from_the_data_what_it_leaves_open(tmp_path):
     assert settings.data.class_names == experiment.data.class_names == ("1", "2", "10")
     assert settings.generator.conditioning.to_dict() == {"name": "class", "num_classes": 3}
     assert experiment.model.conditioner.num_classes == 3 and experiment.spec.grid == (8, 8)
+    check(experiment, tmp_path / "run", make_mesh(devices=jax.devices()[:1]))
     assert from_data(settings) is settings  # nothing is left open, so nothing is opened
     set_by_user = ["data.image_size=48", "data.crop=center", path]
     settings = Experiment.build(config.load_config("configs/folder.py", set_by_user)).settings
@@ -66,6 +70,7 @@ def test_images_without_classes_make_an_unconditional_generator(tmp_path):
     experiment = Experiment.build(config.load_config("configs/folder.py", [path]))
     assert experiment.settings.generator.conditioning.to_dict() == {"name": "none"}
     assert experiment.settings.data.class_names is None and experiment.data.class_names is None
+    check(experiment, tmp_path / "run", make_mesh(devices=jax.devices()[:1]))
 
 
 def test_a_folder_that_is_not_named_is_asked_for():

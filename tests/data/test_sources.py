@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from imgen.data import make_source
-from imgen.data.source import BadExample, read
+from imgen.data.source import BadExample
 from imgen.errors import UserError
 from tests.data.tiny import png, write_tfds
 
@@ -34,7 +34,7 @@ def test_tfds_reads_what_was_written(data_dir):
     assert values(source) == list(range(12))
     assert (source.num_classes, source.class_names) == (2, ("even", "odd"))
     assert (source[3]["label"], source[3]["caption"]) == (1, "the number 3")
-    assert [e["label"] for e in read(source, [5, 2, 3])] == [1, 0, 1]
+    assert [e["label"] for e in source.read_many([5, 2, 3])] == [1, 0, 1]
     assert len(make_source("tfds", "test", dataset="tiny:1.0.0")) == 5
     assert values(make_source("tfds", "train[3:5]", dataset="tiny")) == [3, 4]
 
@@ -81,7 +81,7 @@ def test_tfds_marks_an_image_that_cannot_be_decoded(data_dir):
     source = make_source("tfds", "train", dataset="tiny")
     with pytest.raises(BadExample, match=r"tiny/train\[4\]"):
         source[4]
-    good, bad = read(source, [3, 4])
+    good, bad = source.read_many([3, 4])
     assert good["label"] == 1 and bad.name == "tiny/train[4]"
 
 
@@ -113,7 +113,7 @@ def test_tfds_labels_that_are_plain_numbers_need_a_number_of_classes(data_dir):
     assert [source[i]["label"] for i in range(4)] == [7, 3, 0, 1]
     assert (source.num_classes, source.class_names[8]) == (9, "8")
     with pytest.raises(UserError, match=r"train\[11\] has the label -1, no class of 0 to 8"):
-        read(source, [3, 11])
+        source.read_many([3, 11])
     unlabelled = make_source("tfds", "train", dataset="tiny", num_classes=0)
     assert unlabelled.num_classes is None and unlabelled[11]["label"] == 0
     few = make_source("tfds", "train", dataset="tiny", num_classes=5)

@@ -113,8 +113,6 @@ def of_source(
 class _Files(Source):
     """The image files of a folder and those below it, as a data source; any that can't be used ends it."""
 
-    num_classes = class_names = None
-
     def __init__(self, root: Path, fit: Fit | None):
         listing = list_images(root)
         self.name, self._fit, self._warned = str(root), fit, False
