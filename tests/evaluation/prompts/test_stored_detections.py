@@ -154,6 +154,12 @@ def test_images_of_rewritten_prompts_compare_with_such_scores_only(run, tmp_path
     assert "prompt_rewrite is 'gpt-4'" in run("geneval", words)[2]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = lines(tmp_path / "a.jsonl", {"metadata": SINGLE, "detections": [DOG]})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert stored_detections.score("geneval", path)["geneval_like"]["overall"] == 1
+
+
 def test_options_are_those_of_the_record_and_are_reported(run, tmp_path):
     record = {"metadata": SINGLE, "detections": [dict(DOG, score=0.5)]}
     path = tmp_path / "found.json"
