@@ -74,7 +74,7 @@ class RunData:
     def class_names(self) -> tuple[str, ...] | None:
         """The classes' names: those that the run keeps, or else of its data, where that can be opened."""
         if self._class_names is not None:
-            return self._class_names
+            return self._class_names or None
         try:
             return self.train.class_names
         except UserError:

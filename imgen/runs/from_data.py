@@ -32,7 +32,8 @@ def from_data(settings: FrozenConfigDict) -> FrozenConfigDict:
     with filled.ignore_type():
         for key in OF_DATA:
             if key in data and data[key] is None:
-                filled.data[key] = getattr(found, key)
+                value = getattr(found, key)
+                filled.data[key] = () if value is None else value  # no classes are known to be none
         if asks:
             filled.generator.conditioning = _conditioning(conditioning, found)
     return FrozenConfigDict(filled)

@@ -69,7 +69,8 @@ def test_images_without_classes_make_an_unconditional_generator(tmp_path):
     path = f"data.source.path={tmp_path}"
     experiment = Experiment.build(config.load_config("configs/folder.py", [path]))
     assert experiment.settings.generator.conditioning.to_dict() == {"name": "none"}
-    assert experiment.settings.data.class_names is None and experiment.data.class_names is None
+    assert from_data(experiment.settings) is experiment.settings
+    assert experiment.settings.data.class_names == () and experiment.data.class_names is None
     check(experiment, tmp_path / "run", make_mesh(devices=jax.devices()[:1]))
 
 
