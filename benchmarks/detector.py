@@ -40,7 +40,7 @@ IMAGENET = {
 
 
 def pictures(data_dir: str) -> tuple[np.ndarray, list[str]]:
-    """Images uint8 [N, 256, 256, 3] and the COCO class of each."""
+    """Reads images uint8 [N, 256, 256, 3] and the COCO class of each."""
     source = tfds.data_source("imagenet_sample", data_dir=data_dir, split="train")
     of = {number: name for name, numbers in IMAGENET.items() for number in numbers}
     found = [(x["image"], of[x["label"]]) for x in source if x["label"] in of]
@@ -48,7 +48,7 @@ def pictures(data_dir: str) -> tuple[np.ndarray, list[str]]:
 
 
 def measure(detector: Detector, images: np.ndarray, names: list[str]) -> dict:
-    """See the module."""
+    """Measures what the module says."""
     detector.detect(images[:1])
     began = time.monotonic()
     found = detector.detect(images)
@@ -69,7 +69,7 @@ def measure(detector: Detector, images: np.ndarray, names: list[str]) -> dict:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--centernet", required=True, help="folder of centernet.json and .bin")
     parser.add_argument("--data_dir", required=True, help="TFDS folder with imagenet_sample")

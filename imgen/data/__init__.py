@@ -6,6 +6,7 @@ from typing import Any
 
 from imgen.config.construct import construct
 from imgen.data.folder import Folder
+from imgen.data.scenes import Scenes
 from imgen.data.shapes import Shapes
 from imgen.data.source import Source
 from imgen.data.stored import Latents
@@ -13,7 +14,7 @@ from imgen.data.tfds import Tfds
 from imgen.errors import UserError
 
 log = logging.getLogger("imgen.data")
-SOURCES = {"tfds": Tfds, "folder": Folder, "shapes": Shapes, "latents": Latents}
+SOURCES = {"tfds": Tfds, "folder": Folder, "shapes": Shapes, "scenes": Scenes, "latents": Latents}
 
 
 def make_source(name: str, split: str, **kwargs: Any) -> Source:

@@ -10,13 +10,14 @@ a shape, relations of a pair, pairs of coloured shapes. `ask` draws what a capti
 shown or of those that are held out; `scene_of` draws a scene that is true to it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
 from imgen.data.shapes import COLOUR_NAMES, COLOUR_VALUES, SHAPE_NAMES, coverage
+from imgen.data.source import Source
 from imgen.errors import UserError
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -66,7 +67,7 @@ class Ask(NamedTuple):
 
 
 def caption(ask: Ask) -> str:
-    """ "three circles", "a red circle left of a blue square"."""
+    """Words an ask: "three circles", "a red circle left of a blue square"."""
     return f" {ask.relation or 'and'} ".join(map(_phrase, ask.nouns))
 
 
@@ -85,7 +86,8 @@ def _article(words: Sequence[str]) -> str:
 
 
 def relations(a: Thing, b: Thing, radius: float) -> list[str]:
-    """Where a stands as seen from b: one of RELATIONS or two. (GenEval's rule for boxes of one size.)"""
+    """Returns where a stands as seen from b: one of RELATIONS or two. (GenEval's rule for boxes of one
+    size.)"""
     dx, dy = a.x - b.x, a.y - b.y
     length, free = np.hypot(dx, dy), 4 * radius * CLEAR
     far = [max(abs(d) - free, 0.0) / max(length, 1e-9) > 0.5 for d in (dx, dy)]
@@ -93,20 +95,20 @@ def relations(a: Thing, b: Thing, radius: float) -> list[str]:
 
 
 def held_relation(a: int, relation: str, b: int) -> bool:
-    """Whether a pair of shapes is never shown so; for each pair one relation of the four."""
+    """Says whether a pair of shapes is never shown so; for each pair one relation of the four."""
     if a > b:
         a, relation, b = b, INVERSE[relation], a
     return a != b and RELATIONS.index(relation) == (a + b) % 4
 
 
 def held_colours(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    """Whether two coloured shapes (shape, colour) are never shown together; one pair of eight."""
+    """Says whether two coloured shapes (shape, colour) are never shown together; one pair of eight."""
     (i, c), (j, d) = sorted([a, b])
     return i != j and (3 * c + 5 * d + i + j) % 8 == 0
 
 
 def is_held_out(things: Sequence[Thing], radius: float) -> bool:
-    """Whether a scene shows a combination that training scenes never show."""
+    """Says whether a scene shows a combination that training scenes never show."""
     shapes = [thing.shape for thing in things]
     if any((thing.shape, thing.colour) in HELD_KINDS for thing in things):
         return True
@@ -121,7 +123,7 @@ def is_held_out(things: Sequence[Thing], radius: float) -> bool:
 
 
 def asks_held_out(ask: Ask) -> bool:
-    """Whether every picture that is true to it is held out."""
+    """Says whether every picture that is true to it is held out."""
     for noun in ask.nouns:
         if (noun.shape, noun.colour) in HELD_KINDS or (noun.shape, noun.count) in HELD_COUNTS:
             return True
@@ -136,8 +138,8 @@ def asks_held_out(ask: Ask) -> bool:
 
 
 def asks(task: str, colours_too: bool = False) -> Iterator[Ask]:
-    """All of a task, as GenEval asks: colours in colors and color_attr only. colours_too: those of counting
-    and position with colours besides."""
+    """Lists all of a task, as GenEval asks: colours in colors and color_attr only. colours_too: those of
+    counting and position with colours besides."""
     shapes, colours = range(len(SHAPE_NAMES)), range(len(COLOUR_NAMES))
     some = (None, *colours) if colours_too else (None,)
     if task == "single_object":
@@ -159,8 +161,8 @@ def asks(task: str, colours_too: bool = False) -> Iterator[Ask]:
 
 
 def scene_of(ask: Ask, rng: np.random.Generator, size: int = 32) -> list[Thing]:
-    """A scene that shows what is asked for and nothing else; colours that are not named are drawn, of equal
-    shapes one colour for all or one for each."""
+    """Draws a scene that shows what is asked for and nothing else; colours that are not named are drawn, of
+    equal shapes one colour for all or one for each."""
     radius = round(RADIUS * size)
     while True:
         places = _places(sum(noun.count for noun in ask.nouns), rng, size)
@@ -171,7 +173,7 @@ def scene_of(ask: Ask, rng: np.random.Generator, size: int = 32) -> list[Thing]:
 
 
 def _coloured(noun: Noun, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(shape, colour) of each object."""
+    """Draws (shape, colour) of each object."""
     drawn = rng.integers(len(COLOUR_NAMES), size=noun.count)
     if noun.colour is not None:
         drawn[:] = noun.colour
@@ -181,7 +183,7 @@ def _coloured(noun: Noun, rng: np.random.Generator) -> list[tuple[int, int]]:
 
 
 def _places(count: int, rng: np.random.Generator, size: int) -> list[tuple[int, int]]:
-    """Whole-pixel centres of squares that are GAP apart, each drawn from all that the others leave."""
+    """Draws whole-pixel centres of squares that are GAP apart, each drawn from all that the others leave."""
     radius, apart = round(RADIUS * size), 2 * round(RADIUS * size) + max(round(GAP * size), 1)
     at = np.arange(radius, size - radius + 1)
     grid = np.stack(np.meshgrid(at, at, indexing="ij"), -1).reshape(-1, 2)
@@ -196,7 +198,7 @@ def _places(count: int, rng: np.random.Generator, size: int) -> list[tuple[int, 
 
 
 def render(things: Sequence[Thing], size: int = 32) -> np.ndarray:
-    """uint8 [size, size, 3], edges anti-aliased."""
+    """Draws uint8 [size, size, 3], edges anti-aliased."""
     image = np.full((size, size, 3), GREY, np.float32)
     for thing in things:
         mask = coverage(SHAPE_NAMES[thing.shape], thing.x, thing.y, round(RADIUS * size), size)
@@ -204,15 +206,14 @@ def render(things: Sequence[Thing], size: int = 32) -> np.ndarray:
     return (image + 0.5).astype(np.uint8)
 
 
-class Scenes:
+class Scenes(Source):
     """The data source "scenes".
 
     split: "train" or "test", of what is shown in training, or "held_out". size: side of the pictures in
     pixels. num: how many pictures the split has.
     """
 
-    num_classes = None
-    class_names = None
+    captions = True
 
     def __init__(self, split: str, *, size: int = 32, num: int | None = None, seed: int = 0):
         if split not in START:
@@ -229,13 +230,21 @@ class Scenes:
     def __len__(self) -> int:
         return self.num
 
+    def fingerprint(self) -> str:
+        """Says all that the pictures depend on."""
+        return f"{self.name}:{self.num} of {self.size} pixels, seed {self.seed}"
+
+    def train_transform(self, size: int, crop: str = "random", flip: bool = True) -> Callable:
+        """As of any source, without flips: captions say left and right."""
+        return super().train_transform(size, crop, flip=False)
+
     def __getitem__(self, index: int) -> dict:
-        """{"image": uint8 [size, size, 3], "label": 0, "caption": str}."""
+        """Returns {"image": uint8 [size, size, 3], "label": 0, "caption": str}."""
         ask, things = self.scene(index)
         return {"image": render(things, self.size), "label": 0, "caption": caption(ask)}
 
     def scene(self, index: int) -> tuple[Ask, list[Thing]]:
-        """What a picture's caption asks for, and its objects."""
+        """Returns what a picture's caption asks for, and its objects."""
         if not 0 <= index < self.num:
             raise IndexError(index)
         rng = np.random.default_rng((self.seed, START[self.split] + index))
@@ -252,7 +261,7 @@ class Scenes:
 
 
 def _of(split: str, task: str) -> list[Ask]:
-    """The asks of a split; those without colours weigh as much as all with colours."""
+    """Returns the asks of a split; those without colours weigh as much as all with colours."""
     found = [ask for ask in asks(task, True) if asks_held_out(ask) == (split == "held_out")]
     plain = [ask for ask in found if all(noun.colour is None for noun in ask.nouns)]
     if task in ("counting", "position") and plain:

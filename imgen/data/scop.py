@@ -37,8 +37,8 @@ BEST_GENEVAL = Filters(significance=0.4009, clarity=1.0777, overlap=0.2321, bala
 
 
 def checks(boxes, categories, width, height, filters: Filters = Filters()) -> dict[str, np.ndarray]:
-    """Which of the six conditions hold, and "all", for pairs of boxes [..., 2, 4], categories [..., 2] and
-    sizes of the picture [...]: bool arrays [...]."""
+    """Says which of the six conditions hold, and "all", for pairs of boxes [..., 2, 4], categories [..., 2]
+    and sizes of the picture [...]: bool arrays [...]."""
     boxes, categories = np.asarray(boxes, np.float64), np.asarray(categories)
     corner, size = boxes[..., :2], boxes[..., 2:]
     areas = size.prod(-1)
@@ -57,8 +57,8 @@ def checks(boxes, categories, width, height, filters: Filters = Filters()) -> di
 
 
 def relations(first: Sequence[float], second: Sequence[float]) -> list[str]:
-    """How the first box lies to the second, then, in the second half of the list, the second to the first:
-    one wording each way, or where they overlap little along both axes two of both."""
+    """Returns how the first box lies to the second, then, in the second half of the list, the second to the
+    first: one wording each way, or where they overlap little along both axes two of both."""
     boxes = np.array([first, second], np.float64)
     corner, size = boxes[:, :2], boxes[:, 2:]
     dx, dy = np.diff(corner + size / 2, axis=0)[0]
@@ -80,7 +80,7 @@ class Pair:
     relations: tuple[str, ...]
 
     def captions(self) -> list[str]:
-        """All that can be said of it: "a photo of a cat left of a dog"."""
+        """Says all that can be said of it: "a photo of a cat left of a dog"."""
         half = len(self.relations) // 2
         a, b = map(with_article, self.names)
         told = [(a, relation, b) for relation in self.relations[:half]]
@@ -92,14 +92,14 @@ class Pair:
 
 
 def with_article(name: str) -> str:
-    """ "a cat", "an apple"."""
+    """Puts "a" or "an" before it: "a cat", "an apple"."""
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def pairs(
     boxes, names: Sequence[str], width: int, height: int, filters: Filters = Filters()
 ) -> list[Pair]:
-    """The pairs of a picture's objects that pass all filters."""
+    """Finds the pairs of a picture's objects that pass all filters."""
     index = list(combinations(range(len(names)), 2))
     if not index:
         return []
@@ -118,7 +118,7 @@ def pairs(
 
 
 def square(pair: Pair, width: int, height: int, factor: float = 1.0) -> tuple[int, int, int, int]:
-    """The crop around a pair: x0, y0, x1, y1 in whole pixels.
+    """Returns the crop around a pair: x0, y0, x1, y1 in whole pixels.
 
     As wide as the longer side of the box around both times `factor` (officially drawn from 1.0 to 1.1), at
     most the picture's shorter side, about the middle of that box. It is cut at the border, where it is no
@@ -134,8 +134,9 @@ def square(pair: Pair, width: int, height: int, factor: float = 1.0) -> tuple[in
 
 
 def curate(coco: Mapping[str, Any], filters: Filters = Filters()) -> Iterator[dict[str, Any]]:
-    """Records of the pictures of a COCO annotation file that have at least one pair, ready to be written as
-    JSON lines: {"file_name", "width", "height", "pairs": [{"names", "boxes", "relations", "captions"}]}.
+    """Yields records of the pictures of a COCO annotation file that have at least one pair, ready to be
+    written as JSON lines: {"file_name", "width", "height", "pairs": [{"names", "boxes", "relations",
+    "captions"}]}.
 
     Raises UserError where the file is none of COCO's.
     """
@@ -164,7 +165,7 @@ def curate(coco: Mapping[str, Any], filters: Filters = Filters()) -> Iterator[di
 def curate_file(
     source: str | Path, out: str | Path, filters: Filters = Filters()
 ) -> dict[str, int]:
-    """`curate` from a COCO JSON file to a JSON-lines file: {"images", "pairs"} that are kept of it.
+    """Curates from a COCO JSON file to a JSON-lines file; returns {"images", "pairs"} that are kept of it.
 
     Raises UserError for files that can't be read or written.
     """
@@ -192,8 +193,8 @@ def spatial_caption(
     rng: np.random.Generator,
     most: int = 3,
 ) -> str:
-    """A long caption of relations in the manner of SPRIGHT's, by templates: the objects, where each stands in
-    the picture, and relations of some pairs; at most `most` objects, the largest ones.
+    """Writes a long caption of relations in the manner of SPRIGHT's, by templates: the objects, where each
+    stands in the picture, and relations of some pairs; at most `most` objects, the largest ones.
 
     SPRIGHT itself (arXiv 2404.01197) has its captions from LLaVA; this needs boxes only.
     """
@@ -219,7 +220,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _place(box: Sequence[float], width: int, height: int) -> str:
-    """Which of nine fields of the picture the middle of a box is in."""
+    """Says which of nine fields of the picture the middle of a box is in."""
     x, y = (box[0] + box[2] / 2) / width, (box[1] + box[3] / 2) / height
     across = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
     along = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
@@ -229,7 +230,7 @@ def _place(box: Sequence[float], width: int, height: int) -> str:
 
 
 def caption_choices(records: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """All captions of each file of `curate`'s records, for sources of several captions a picture."""
+    """Collects all captions of each file of `curate`'s records, for sources of several captions a picture."""
     return {
         record["file_name"]: [c for pair in record["pairs"] for c in pair["captions"]]
         for record in records

@@ -29,7 +29,7 @@ CONSTANTS = (
 
 
 def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
-    """A graph model's tensors by their names, in float32 where they are stored in float16.
+    """Reads a graph model's tensors by their names, in float32 where they are stored in float16.
 
     path: of the JSON, or of a folder with centernet.json. Raises UserError where a file is missing, cut short
     or holds other kinds of numbers.
@@ -64,7 +64,7 @@ def read_tfjs(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def rows() -> list[Row]:
-    """The conversion table; names without "tower_0/", the first block called expanded_conv_0."""
+    """Builds the conversion table; names without "tower_0/", the first block called expanded_conv_0."""
 
     def folded(official: str, ours: str) -> list[Row]:
         return [
@@ -111,13 +111,13 @@ def rows() -> list[Row]:
 
 
 def convert(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The tensors of `read_tfjs` -> parameters. Raises UserError, naming keys, where they are of another
-    graph."""
+    """Converts the tensors of `read_tfjs` to parameters. Raises UserError, naming keys, where they are of
+    another graph."""
     named = {re.sub("^tower_0/", "", key): value for key, value in state.items()}
     named = {re.sub("expanded_conv/", "expanded_conv_0/", key): x for key, x in named.items()}
     return from_official(rows(), named, abstract_params(), CONSTANTS)
 
 
 def load(path: str | Path, batch: int = 4) -> CenterNetDetector:
-    """The detector of a folder with centernet.json and centernet.bin. Raises UserError."""
+    """Reads the detector of a folder with centernet.json and centernet.bin. Raises UserError."""
     return CenterNetDetector(convert(read_tfjs(path)), batch)

@@ -13,8 +13,8 @@ from imgen.interop.files import read_arrays
 INDEX = "model.safetensors.index.json"
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The config.json of a folder, which names its model_type. Raises UserError where there is none."""
+def read_model_config(folder: str | Path) -> dict[str, Any]:
+    """Reads the config.json of a folder, which names its model_type. Raises UserError where there is none."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(
@@ -29,7 +29,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError where the file holds none."""
+    """Reads a JSON object. Raises UserError where the file holds none."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -42,8 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_state(
     folder: str | Path, wanted: Callable[[str], bool] = lambda key: True
 ) -> dict[str, np.ndarray]:
-    """The tensors of a folder by their keys, those that are `wanted`; of several files only those that are
-    needed are read. Raises UserError for missing and unreadable files."""
+    """Reads the tensors of a folder by their keys, those that are `wanted`; of several files only those
+    that are needed are read. Raises UserError for missing and unreadable files."""
     folder = Path(folder).expanduser()
     if (folder / INDEX).is_file():
         files = read_json(folder / INDEX).get("weight_map", {})

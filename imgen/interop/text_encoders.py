@@ -25,7 +25,7 @@ from imgen.conditioning.text.t5 import T5, T5Config
 from imgen.conditioning.text.tokens import Tokenizer
 from imgen.errors import UserError, did_you_mean
 from imgen.interop import clip
-from imgen.interop.huggingface import read_config, read_json, read_state
+from imgen.interop.huggingface import read_json, read_model_config, read_state
 from imgen.interop.table import LINEAR, Row, from_official, layer, norm
 from imgen.params.files import fingerprint
 
@@ -34,7 +34,7 @@ SPARE_ROWS = 256  # a table's rows are the vocabulary's, filled up to a round nu
 
 
 def t5_rows() -> list[Row]:
-    """The table of T5's encoder."""
+    """Returns the table of T5's encoder."""
     block, ours = "encoder.block.{i}", "blocks"
     attention, dense = f"{block}.layer.0.SelfAttention", f"{block}.layer.1.DenseReluDense"
     names = {f"{attention}.{name}": name for name in "qkv"} | {
@@ -52,7 +52,7 @@ def t5_rows() -> list[Row]:
 
 
 def bert_rows() -> list[Row]:
-    """The table of BERT's encoder."""
+    """Returns the table of BERT's encoder."""
     block = "encoder.layer.{i}"
     names = {f"attention.self.{name}": name[0] for name in ("query", "key", "value")} | {
         "attention.output.dense": "out", "intermediate.dense": "up", "output.dense": "down"
@@ -71,7 +71,7 @@ def bert_rows() -> list[Row]:
 
 
 def lm_rows(norms: bool) -> list[Row]:
-    """The table of a Llama-like model. norms: whether they have parameters."""
+    """Returns the table of a Llama-like model. norms: whether they have parameters."""
     block = "model.layers.{i}"
     names = {f"self_attn.{name}_proj": name for name in "qkv"} | {"self_attn.o_proj": "out"}
     names |= {f"mlp.{name}_proj": name for name in ("gate", "up", "down")}
@@ -92,14 +92,14 @@ def lm_rows(norms: bool) -> list[Row]:
 
 
 def abstract_params(module: nn.Module) -> Any:
-    """Shapes of an encoder's parameters."""
+    """Returns shapes of an encoder's parameters."""
     ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 2), jnp.bool_)
     return jax.eval_shape(module.init, jax.random.key(0), ids, mask)["params"]
 
 
 def convert_t5(state: State, module: T5) -> Any:
-    """Of a T5's state dict, the decoder of which is left out. Raises UserError, naming keys."""
+    """Converts a T5's state dict, without its decoder. Raises UserError, naming keys."""
     state = dict(state)
     alias = state.pop("encoder.embed_tokens.weight", None)
     if alias is not None:
@@ -109,7 +109,8 @@ def convert_t5(state: State, module: T5) -> Any:
 
 
 def convert_bert(state: State, module: Bert) -> Any:
-    """Of a BERT's state dict, with or without the prefix of a larger model. Raises UserError, naming keys."""
+    """Converts a BERT's state dict, with or without the prefix of a larger model. Raises UserError, naming
+    keys."""
     prefixed = "bert.embeddings.word_embeddings.weight" in state
     state = {key.removeprefix("bert.") if prefixed else key: x for key, x in state.items()}
     ignored = (r"embeddings\.position_ids", r"pooler\..*", r"cls\..*", r"classifier\..*")
@@ -117,7 +118,7 @@ def convert_bert(state: State, module: Bert) -> Any:
 
 
 def convert_lm(state: State, module: LM) -> Any:
-    """Of a Llama-like model's state dict, without its head. Raises UserError, naming keys."""
+    """Converts a Llama-like model's state dict, without its head. Raises UserError, naming keys."""
     prefixed = any(key.startswith("model.") for key in state)
     state = {key if prefixed else f"model.{key}": x for key, x in state.items()}
     ignored = (r"(model\.)?lm_head\..*", r".*\.rotary_emb\.inv_freq")
@@ -128,7 +129,7 @@ def convert_lm(state: State, module: LM) -> Any:
 def load_text_encoder(
     folder: str | Path, *, length: int | None = None, dtype: Any = jnp.float32
 ) -> FrozenEncoder:
-    """The encoder of a folder with config.json, .safetensors and the tokenizer's file.
+    """Reads the encoder of a folder with config.json, .safetensors and the tokenizer's file.
 
     length: the most tokens of a text; None: the model's own (T5: 120, as LlamaGen and NAR have it; BERT's
     family: sentence_bert_config.json's or all positions; CLIP: 77; language models: 128, as Instella). dtype:
@@ -137,7 +138,7 @@ def load_text_encoder(
     Raises UserError, in one line, for a wrong or partial folder and for the vocabulary of another model.
     """
     folder = Path(folder).expanduser()
-    config = read_config(folder)
+    config = read_model_config(folder)
     kind = config["model_type"]
     if kind not in LOADERS:
         near = did_you_mean(kind, list(LOADERS)) or f"there are {', '.join(LOADERS)}"

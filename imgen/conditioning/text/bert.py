@@ -31,7 +31,8 @@ class BertConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "BertConfig":
-        """Of a config.json. Raises UserError for other activations and positions, or where a size lacks."""
+        """Reads a config.json. Raises UserError for other activations and positions, or where a size
+        lacks."""
         fixed = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
         for name, value in fixed.items():
             if config.get(name, value) != value:
@@ -82,7 +83,7 @@ class Bert(nn.Module):
     def hidden(
         self, ids: jax.Array, mask: jax.Array, segments: jax.Array | None = None
     ) -> jax.Array:
-        """Outputs of the embedding and of all blocks [1 + L, B, T, D]."""
+        """Returns outputs of the embedding and of all blocks [1 + L, B, T, D]."""
         c, init = self.config, nn.initializers.normal(0.02)
         if ids.shape[1] > c.max_position_embeddings:
             raise UserError(
@@ -107,13 +108,13 @@ class Bert(nn.Module):
 
 
 def sentence_vectors(features: jax.Array, mask: jax.Array) -> jax.Array:
-    """Features [B, T, D] and their mask [B, T] -> their mean, [B, D], of length 1. Of such vectors the dot
+    """Averages features [B, T, D] over their mask [B, T], to length 1: [B, D]. Of such vectors the dot
     product is the cosine; word order hardly shows in it: no judge of relations."""
     mean = mean_pooled(features, mask)
     return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
 def mean_pooled(features: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean over the unmasked tokens, start and end included. [B, D]"""
+    """Averages over the unmasked tokens, start and end included. [B, D]"""
     weights = mask.astype(features.dtype)[..., None]
     return (features * weights).sum(1) / jnp.maximum(weights.sum(1), 1e-9)

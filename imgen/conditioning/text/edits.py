@@ -25,12 +25,12 @@ class Encoded(NamedTuple):
 
 
 def keep(text: Encoded, chosen: np.ndarray, pads: np.ndarray | None = None) -> Encoded:
-    """The chosen tokens alone: shows what they carry. Padding that is chosen stays padding."""
+    """Keeps the chosen tokens alone: shows what they carry. Padding that is chosen stays padding."""
     return drop(text, text.mask & ~chosen, pads)
 
 
 def drop(text: Encoded, chosen: np.ndarray, pads: np.ndarray | None = None) -> Encoded:
-    """All but the chosen tokens. pads: [T, C] or [L, T, C], put in their places; None: they are masked."""
+    """Takes the chosen tokens out. pads: [T, C] or [L, T, C], put in their places; None: they are masked."""
     chosen = chosen & text.mask
     spread = _spread(chosen, text.features)
     features = np.where(spread, 0 if pads is None else pads, text.features)
@@ -40,7 +40,7 @@ def drop(text: Encoded, chosen: np.ndarray, pads: np.ndarray | None = None) -> E
 def redundant(
     tokens: Tokens, words: Sequence[Sequence[tuple[int, int]]], which: str = "last"
 ) -> np.ndarray:
-    """[B, T] bool: of each word (its characters [start, end), a list a text) all tokens but one.
+    """Marks [B, T] of each word (its characters [start, end), a list a text) all tokens but one.
 
     which: "last", where a causal encoder (CLIP, language models) gathers what a word means, or "first". What
     `drop` takes, for the paper's removal of redundant tokens.
@@ -56,7 +56,7 @@ def redundant(
 def decontextualise(
     text: Encoded, chosen: np.ndarray, alone: Encoded, source: np.ndarray
 ) -> Encoded:
-    """The chosen tokens' features replaced by those of the same words encoded alone or in a clean prompt, so
+    """Replaces the chosen tokens' features by those of the same words encoded alone or in a clean prompt, so
     that they carry nothing of their neighbours.
 
     alone: the other texts' encoding; source [B, T'] bool: its tokens of these words, as many a text as are
@@ -72,7 +72,7 @@ def decontextualise(
 
 
 def merge(text: Encoded, chosen: np.ndarray) -> Encoded:
-    """The chosen tokens of each text as one: their mean at the place of the first, the others not seen."""
+    """Merges the chosen tokens of each text: their mean at the place of the first, the others not seen."""
     chosen = chosen & text.mask
     first = chosen & (np.cumsum(chosen, axis=1) == 1)
     weights = chosen / np.maximum(chosen.sum(1, keepdims=True), 1)
@@ -82,5 +82,5 @@ def merge(text: Encoded, chosen: np.ndarray) -> Encoded:
 
 
 def _spread(chosen: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """[B, T] -> a shape that broadcasts over features."""
+    """Gives [B, T] a shape that broadcasts over features."""
     return chosen.reshape(len(chosen), *(1,) * (features.ndim - 3), -1, 1)

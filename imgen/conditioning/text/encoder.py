@@ -25,8 +25,8 @@ class TextEncoder(Protocol):
     fingerprint: str
 
     def encode(self, texts: Sequence[str], side: Side = "right") -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [B, T, C], or [B, L, T, C], and their mask [B, T] bool; features of padding, which
-        stands behind the text or with side="left" in front of it, are 0."""
+        """Returns features float32 [B, T, C], or [B, L, T, C], and their mask [B, T] bool; features of
+        padding, which stands behind the text or with side="left" in front of it, are 0."""
         ...
 
 
@@ -69,14 +69,14 @@ class FrozenEncoder:
         return to_left(features, tokens.mask) if side == "left" else (features, tokens.mask)
 
     def padding(self) -> np.ndarray:
-        """What the encoder makes of the empty text where padding is seen, [T, C] or [L, T, C]: what models
-        see behind their texts that were trained without a mask."""
+        """Returns what the encoder makes of the empty text where padding is seen, [T, C] or [L, T, C]: what
+        models see behind their texts that were trained without a mask."""
         ids = self.tokenizer([""], self.length).ids
         return np.asarray(_features(self.module, self.params, ids, ids == ids)[0], np.float32)
 
 
 def _power(n: int) -> int:
-    """The next power of two."""
+    """Returns the next power of two."""
     return 1 << max(n - 1, 0).bit_length()
 
 

@@ -34,7 +34,7 @@ class LMConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "LMConfig":
-        """Of a config.json of model_type "llama" or "olmo". Raises UserError for what isn't built: other
+        """Reads a config.json of model_type "llama" or "olmo". Raises UserError for what isn't built: other
         activations, biases, scaled rotations, clipped projections."""
         plain = config["model_type"] == "olmo"
         rope = config.get("rope_parameters") or {}

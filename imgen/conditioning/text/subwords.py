@@ -70,12 +70,13 @@ class SentencePiece:
 
 
 def _readable(text: str) -> str:
-    """Without lone surrogates, which neither package takes."""
+    """Drops lone surrogates, which neither package takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def wordpiece(vocab: Mapping[str, int], length: int, lower: bool = True) -> Subwords:
-    """BERT's tokenizer over a vocabulary (piece -> id): lower case and without accents unless lower=False.
+    """Builds BERT's tokenizer over a vocabulary (piece -> id): lower case and without accents unless
+    lower=False.
 
     Raises UserError for a vocabulary without BERT's special tokens.
     """
@@ -95,7 +96,8 @@ def wordpiece(vocab: Mapping[str, int], length: int, lower: bool = True) -> Subw
 
 
 def read_wordpiece(folder: str | Path, length: int) -> Subwords:
-    """BERT's tokenizer of a folder: of tokenizer.json or vocab.txt. Raises UserError without either."""
+    """Reads BERT's tokenizer of a folder from tokenizer.json or vocab.txt. Raises UserError without
+    either."""
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
         backend = _read_json(folder / "tokenizer.json")
@@ -119,7 +121,7 @@ def read_wordpiece(folder: str | Path, length: int) -> Subwords:
 
 
 def read_t5(folder: str | Path, length: int) -> SentencePiece | Subwords:
-    """T5's tokenizer of a folder: its spiece.model, else its tokenizer.json. </s> ends every text."""
+    """Reads T5's tokenizer of a folder: spiece.model, else its tokenizer.json. </s> ends every text."""
     folder = Path(folder)
     path = folder / "spiece.model"
     if path.is_file():
@@ -136,7 +138,8 @@ def read_t5(folder: str | Path, length: int) -> SentencePiece | Subwords:
 
 
 def sentencepiece(model: bytes, length: int, where: str = "spiece.model") -> SentencePiece:
-    """The tokenizer of a file's bytes, with its end token. Raises UserError where they are no model."""
+    """Builds the tokenizer of a file's bytes, with its end token. Raises UserError where they are no
+    model."""
     backend = _package("sentencepiece").SentencePieceProcessor()
     try:
         backend.LoadFromSerializedProto(model)
@@ -148,7 +151,7 @@ def sentencepiece(model: bytes, length: int, where: str = "spiece.model") -> Sen
 
 
 def read_lm(folder: str | Path, length: int, config: Mapping[str, Any]) -> Subwords:
-    """A decoder language model's tokenizer of a folder's tokenizer.json, with the start token that its own
+    """Reads a language model's tokenizer.json, with the start token that its own
     post-processing sets, if any; no end."""
     backend = _read_json(Path(folder) / "tokenizer.json")
     around = backend.encode("", add_special_tokens=True).ids

@@ -34,7 +34,8 @@ class T5Config:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "T5Config":
-        """Of a config.json. Raises UserError for T5 of version 1.0, which has another feed-forward layer."""
+        """Reads a config.json. Raises UserError for T5 of version 1.0, which has another feed-forward
+        layer."""
         kind = config.get("feed_forward_proj", "relu")
         if kind != "gated-gelu":
             raise UserError(
@@ -48,8 +49,9 @@ class T5Config:
 
 
 def buckets(distance: np.ndarray, num: int = 32, furthest: int = 128) -> np.ndarray:
-    """Which row of the table is for each key - query distance: half of the rows for keys in front; of a half,
-    the first half one a distance, the others by the logarithm of the distance, in float32 as published."""
+    """Says which row of the table is for each key - query distance: half of the rows for keys in front; of
+    a half, the first half one a distance, the others by the logarithm of the distance, in float32 as
+    published."""
     half, exact = num // 2, num // 4
     a = np.abs(distance)
     scale = np.float32(np.log(furthest / exact))
@@ -101,7 +103,8 @@ class T5(nn.Module):
 
     @nn.compact
     def hidden(self, ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Features; outputs of the embedding and of all blocks [1 + L, B, T, D]; position bias [H, T, T]."""
+        """Returns features; outputs of the embedding and of all blocks [1 + L, B, T, D]; position bias [H,
+        T, T]."""
         c, at = self.config, np.arange(ids.shape[1])
         x = nn.Embed(c.vocab_size, c.d_model, dtype=self.dtype, name="table")(ids)
         table = self.param(

@@ -15,8 +15,8 @@ import numpy as np
 
 
 def sinusoid(length: int, width: int) -> np.ndarray:
-    """[length, width] float32: sin(t / 10000^(2k / width)) at 2k, the cosine at 2k + 1; a last sine of an odd
-    width has no cosine."""
+    """Returns [length, width] float32: sin(t / 10000^(2k / width)) at 2k, the cosine at 2k + 1; a last sine
+    of an odd width has no cosine."""
     even = width + width % 2  # as the official class has it
     angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(0, even, 2) / even)
     pairs = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
@@ -24,7 +24,7 @@ def sinusoid(length: int, width: int) -> np.ndarray:
 
 
 def with_order(text: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Text [B, T, C] plus the sinusoid of each token's number.
+    """Adds to text [B, T, C] the sinusoid of each token's number.
 
     mask [B, T] bool: tokens are counted from each text's first one, which with padding on the left is not at
     0; without it, as officially, from 0 on, padding included.

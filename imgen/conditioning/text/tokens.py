@@ -23,7 +23,7 @@ class Tokens:
     cut: np.ndarray
 
     def padded(self, length: int, pad: int, side: Side = "right") -> "Tokens":
-        """The same tokens in rows of `length`, at least as long as the longest text."""
+        """Returns the same tokens in rows of `length`, at least as long as the longest text."""
         shift = length - self.mask.sum(1) if side == "left" else np.zeros(len(self.ids), int)
         to = np.arange(self.mask.sum(1).max(initial=0))
         rows, columns = np.nonzero(self.mask[:, : len(to)])
@@ -61,7 +61,7 @@ def pack(
     start: Sequence[int] = (),
     end: Sequence[int] = (),
 ) -> Tokens:
-    """Rows of start, pieces, end, padding. Pieces that find no room between start and end are cut off.
+    """Builds rows of start, pieces, end, padding. Pieces that find no room between start and end are cut off.
 
     Raises UserError where there is no room for any piece.
     """
@@ -83,7 +83,8 @@ def pack(
 
 
 def to_left(features: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features [N, ..., T, C] with their mask [N, T] padded on the right -> on the left, zeros in front."""
+    """Moves padding, of features [N, ..., T, C] and their mask [N, T], from the right to the left, as
+    zeros."""
     mask = np.asarray(mask, bool)
     order = np.argsort(mask, axis=1, kind="stable")  # padding first, the rest as it was
     index = order.reshape(len(mask), *(1,) * (features.ndim - 3), -1, 1)
@@ -92,6 +93,6 @@ def to_left(features: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def words_at(tokens: Tokens, row: int, start: int, end: int) -> np.ndarray:
-    """[T] bool: the tokens of one text that stand for any of its characters [start, end)."""
+    """Marks, [T] bool, the tokens of one text that stand for any of its characters [start, end)."""
     a, b = tokens.offsets[row].T
     return tokens.mask[row] & (a < end) & (b > start) & (b > a)

@@ -19,7 +19,8 @@ PAD, END, UNKNOWN, SPECIAL = 0, 1, 2, 3  # SPECIAL: how many ids stand before th
 
 
 def split(text: str) -> list[tuple[str, int, int]]:
-    """(word in lower case, start, end) of words, numbers and single marks; white space goes."""
+    """Cuts a text into (word in lower case, start, end): words, numbers and single marks; white space
+    goes."""
     return [(m[0].lower(), m.start(), m.end()) for m in WORD.finditer(text)]
 
 
@@ -53,15 +54,16 @@ class Words:
         return pack(pieces, length or self.length, PAD, end=[END])
 
     def unknown(self, text: str) -> list[str]:
-        """The words of a text that have no id of their own, for messages."""
+        """Returns the words of a text that have no id of their own, for messages."""
         return [word for word, _, _ in split(text) if word not in self.ids]
 
 
 def words_of(
     texts: Iterable[str], length: int, at_least: int = 1, most: int | None = None
 ) -> Words:
-    """The vocabulary of texts: words met `at_least` times, the most frequent `most`; in alphabetical order,
-    so that the order of the texts plays no part. Raises UserError where no word is left."""
+    """Collects the vocabulary of texts: words met `at_least` times, the most frequent `most`; in
+    alphabetical order, so that the order of the texts plays no part. Raises UserError where no word is
+    left."""
     counts = Counter(word for text in texts for word, _, _ in split(text))
     ranked = sorted((-n, word) for word, n in counts.items() if n >= at_least)[:most]
     if not ranked:
@@ -77,7 +79,7 @@ def save_words(path: str | Path, words: Words) -> None:
 
 
 def load_words(path: str | Path) -> Words:
-    """The vocabulary of a file of `save_words`. Raises UserError where it is none."""
+    """Reads the vocabulary of a file of `save_words`. Raises UserError where it is none."""
     try:
         found = json.loads(Path(path).read_text("utf-8"))
         words, length = found["words"], found["length"]
@@ -106,7 +108,7 @@ class Bytes:
 
 
 def _bytes(text: str) -> list[tuple[int, int, int]]:
-    """Lone surrogates, which UTF-8 has no bytes for, become question marks."""
+    """Cuts a text into bytes; lone surrogates, which UTF-8 has none for, become question marks."""
     return [
         (SPECIAL + byte, n, n + 1)
         for n, character in enumerate(text)

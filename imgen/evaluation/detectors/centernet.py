@@ -47,17 +47,17 @@ LATERALS = (("c2", 18, 64), ("c3", 24, 96), ("c4", 22, 128))
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """relu6(x + 3) / 6, the sixth rounded as the published weights are."""
+    """Computes relu6(x + 3) / 6, the sixth rounded as the published weights are."""
     return jnp.clip(x + 3, 0, 6) * SIXTH
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
-    """x relu6(x + 3) / 6."""
+    """Computes x relu6(x + 3) / 6."""
     return x * hard_sigmoid(x)
 
 
 def doubled(x: jax.Array) -> jax.Array:
-    """Bilinear, twice the size; source pixels stand at even places (TensorFlow without half pixels)."""
+    """Doubles the size, bilinear; source pixels stand at even places (TensorFlow without half pixels)."""
     for axis in (1, 2):
         after = jnp.concatenate(
             [
@@ -73,7 +73,7 @@ def doubled(x: jax.Array) -> jax.Array:
 
 
 def conv(x: jax.Array, width: int, name: str, kernel: int = 1, stride: int = 1) -> jax.Array:
-    """With bias, padded as TensorFlow does."""
+    """Convolves with bias, padded as TensorFlow does."""
     return nn.Conv(width, (kernel, kernel), (stride, stride), "SAME", name=name)(x)
 
 
@@ -154,8 +154,8 @@ class CenterNet(nn.Module):
 
 
 def peaks(scores: jax.Array, distances: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Boxes [B, 100, 4] in pixels read, scores [B, 100] and classes [B, 100] of the highest peaks: places as
-    high as the highest of their nine neighbours."""
+    """Finds boxes [B, 100, 4] in pixels read, scores [B, 100] and classes [B, 100] of the highest peaks:
+    places as high as the highest of their nine neighbours."""
     batch, rows, columns, classes = scores.shape
     highest = nn.max_pool(scores, (3, 3), padding="SAME")
     flat = jnp.where(scores == highest, scores, 0).reshape(batch, -1)
@@ -203,6 +203,6 @@ class CenterNetDetector:
 
 @functools.cache
 def abstract_params() -> Any:
-    """Shapes of the parameters."""
+    """Returns shapes of the parameters."""
     images = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     return jax.eval_shape(CenterNet().init, jax.random.key(0), images)["params"]

@@ -37,13 +37,13 @@ class Detector(Protocol):
     counting_threshold: float
 
     def detect(self, images: np.ndarray) -> list[Detections]:
-        """uint8 [B, H, W, 3] of any size -> one answer an image."""
+        """Finds the objects of uint8 [B, H, W, 3] of any size: one answer an image."""
         ...
 
 
 def named(found: Detections, classes: Sequence[str]) -> list[Detection]:
-    """The objects as `geneval.judge` and its kin take them. classes: a name for each of the detector's, which
-    a benchmark may call otherwise (GenEval's `CLASSES` for COCO's)."""
+    """Names the objects as `geneval.judge` and its kin take them. classes: a name for each of the
+    detector's, which a benchmark may call otherwise (GenEval's `CLASSES` for COCO's)."""
     colors = found.colors or (None,) * len(found)
     return [
         Detection(classes[int(n)], tuple(map(float, box)), float(score), color)

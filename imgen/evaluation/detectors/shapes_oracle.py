@@ -83,7 +83,8 @@ def _deviation(size: int, blur: float) -> tuple[float, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _templates(size: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
-    """[kinds, 3 * side * side], less the grey, shape by shape and colour by colour; and their energies."""
+    """Draws [kinds, 3 * side * side], less the grey, shape by shape and colour by colour; and their
+    energies."""
     radius = round(RADIUS * size)
     side = 2 * (radius + max(size // 32, 1))
     masks = np.stack([coverage(name, side / 2, side / 2, radius, side) for name in SHAPE_NAMES])

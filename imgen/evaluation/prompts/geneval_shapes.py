@@ -18,8 +18,8 @@ IMAGES_PER_TASK = 60
 
 
 def prompts(held_out: bool, per_task: int = IMAGES_PER_TASK, seed: int = 0) -> list[Ask]:
-    """What `per_task` images of each task are asked for, task after task: each ask as often as any other,
-    give or take one, in an order that is the seed's."""
+    """Draws what `per_task` images of each task are asked for, task after task: each ask as often as any
+    other, give or take one, in an order that is the seed's."""
     rng, drawn = np.random.default_rng(seed), []
     for task in TASKS:
         single = task == "single_object"
@@ -32,7 +32,8 @@ def prompts(held_out: bool, per_task: int = IMAGES_PER_TASK, seed: int = 0) -> l
 
 
 def metadata(ask: Ask) -> dict[str, Any]:
-    """As a line of evaluation_metadata.jsonl: the second noun is the target that the first refers to."""
+    """Writes an ask as a line of evaluation_metadata.jsonl: the second noun is the target that the first
+    refers to."""
     include = [_clause(noun) for noun in ask.nouns]
     if ask.relation is not None:
         include = include[::-1]
@@ -50,7 +51,7 @@ def _clause(noun: Noun) -> dict[str, Any]:
 
 
 def correct(ask: Ask, found: Detections, threshold: float, counting_threshold: float) -> bool:
-    """Whether an image, by its detections, shows what was asked for. thresholds: the detector's."""
+    """Says whether an image, by its detections, shows what was asked for. thresholds: the detector's."""
     return geneval.judge(
         named(found, SHAPE_NAMES),
         metadata(ask),
@@ -60,7 +61,7 @@ def correct(ask: Ask, found: Detections, threshold: float, counting_threshold: f
 
 
 def score(asked: Sequence[Ask], verdicts: Sequence[bool]) -> dict[str, float]:
-    """{"overall": the tasks' mean, task: share of its images that are right}."""
+    """Returns {"overall": the tasks' mean, task: share of its images that are right}."""
     judged = [(metadata(ask), bool(right)) for ask, right in zip(asked, verdicts, strict=True)]
     found = geneval.summarize(judged)
     return {"overall": found["overall"], **found["tasks"]}
