@@ -15,8 +15,9 @@ from imgen.errors import UserError
 
 # A run is one model on one stream of data: on resume these may not change ...
 FIXED = ("tokenizer", "generator", "data", "seed")
-# ... but where and how fast the data is read may, and what only trades memory for time.
-FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples", "remat")
+# ... but where and how fast the data is read may, what only trades memory for time, and the type that is
+# computed in: parameters are float32 whatever it is.
+FREE = ("path", "data_dir", "num_workers", "max_bad_share", "num_examples", "remat", "dtype")
 
 
 def differences(old: FrozenConfigDict, new: FrozenConfigDict) -> Iterator[tuple[str, Any, Any]]:

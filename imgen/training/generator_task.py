@@ -78,6 +78,7 @@ class GeneratorTask(Task):
     condition_dropout: share of samples trained on the null condition (LlamaGen: 0.1).
     z_loss: weight of the mean squared log-normaliser of the logits (Token-Shuffle's last stage: 1e-5).
     ema_decay: 0 keeps no average; evaluation and samples use the average where there is one.
+    ema_warmup: see `optim.ema_decay_at`; LlamaGen's code has none.
     sample_latents: training draws an image's latents anew at every visit, where its tokenizer can (bits,
         continuous latents), as ELM does; evaluation takes the likeliest.
     microbatches: passes that a batch is cut into.
@@ -93,6 +94,7 @@ class GeneratorTask(Task):
     condition_dropout: float = 0.1
     z_loss: float = 0.0
     ema_decay: float = 0.0
+    ema_warmup: bool = True
     sample_latents: bool = False
     microbatches: int = 1
     sampling: Sampling = Sampling()
@@ -173,13 +175,14 @@ class GeneratorTask(Task):
             "opt": opt,
         }
         if self.ema_decay:
-            new["ema"] = optim.ema_update(state["ema"], new["params"], self.ema_decay)
+            decay = optim.ema_decay_at(self.ema_decay, new["step"], self.ema_warmup)
+            new["ema"] = optim.ema_update(state["ema"], new["params"], decay)
         metrics = {"loss": loss}
         if self.generator.trains_on_likelihood:
             metrics["nats_per_image"] = means["nll"] * self.variables
         metrics |= {
             "grad_norm": optax.tree.norm(gradient),
-            "learning_rate": self._learning_rate(state["step"]),
+            "learning_rate": self._learning_rate(optim.schedule_position(state["opt"])),
         }
         return new, metrics
 

@@ -273,7 +273,8 @@ class _StageRun:
             good = f"the last good checkpoint is {folder}"
         return (
             f"{self._stage.name} step {step}: {what}; {good}. "
-            "Lower the learning rate or clip_norm, or compute in float32, and start again"
+            f"Start again with a lower learning_rate or clip_norm in train.{self._stage.name}.optimizer, or "
+            "with dtype=float32: a run may go on with these changed"
         )
 
     def _save(self, step: int) -> None:

@@ -1,5 +1,6 @@
 """Optimisers, learning-rate schedules, weight decay and freezing by parameter path."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +12,8 @@ from imgen.config.construct import construct
 from imgen.config.types import check_range
 from imgen.errors import UserError
 from imgen.params import paths
+
+log = logging.getLogger(__name__)
 
 SCALINGS: dict[str, Callable] = {
     "adamw": lambda b1, b2, eps: optax.scale_by_adam(b1, b2, eps),
@@ -77,6 +80,11 @@ def make_schedule(
                 f"schedule: warmup_share {warmup_share} must be in [0, 1), and warmup_steps 0 beside it"
             )
         warmup_steps = round(warmup_share * total_steps)
+    if warmup_steps >= total_steps:
+        log.warning(
+            "the warm-up of %d steps is no shorter than the run of %d: its learning rate never gets to %g",
+            warmup_steps, total_steps, learning_rate,
+        )  # fmt: skip
     if name not in SCHEDULES:
         raise UserError(f"schedule {name!r} is none of {', '.join(SCHEDULES)}")
     after = construct(
@@ -159,9 +167,9 @@ def make_optimizer(
     for field, size in sizes.items():
         check_range(field, size, 0.0)
     lr = make_schedule(learning_rate, total_steps, **schedule)
-    steps = [SCALINGS[name](*betas, eps)]
-    if clip_norm:
-        steps.insert(0, optax.clip_by_global_norm(clip_norm))
+    # The same state with and without clipping: a run may go on with another clip_norm.
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    steps = [clip, SCALINGS[name](*betas, eps)]
     if weight_decay:
         steps.append(_decay_weights(weight_decay, decay))
     optimizer = optax.chain(*steps, optax.scale_by_learning_rate(lr))
@@ -195,6 +203,21 @@ def describe(
         return f"decay {weight_decay * factor:g}" if factor else "no decay"
 
     return {path: note(path) for path in paths.flatten(params)}
+
+
+def schedule_position(opt_state: optax.OptState) -> jax.Array:
+    """Returns how many updates the schedule has counted, without those that `skip_norm` left out."""
+    states = jax.tree.leaves(
+        opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState)
+    )
+    return next(s.count for s in states if isinstance(s, optax.ScaleByScheduleState))
+
+
+def ema_decay_at(decay: float, step: jax.Array, warmup: bool = True) -> float | jax.Array:
+    """Returns the decay of the average after update number `step`, from 1 on: at most
+    (1 + step) / (10 + step), so that a short run's average forgets the initial weights. Without warm-up it is
+    `decay` from the start."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
 
 
 def ema_update(ema, params, decay: float | jax.Array, frozen: Sequence[str] = ()):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import re
 from typing import Any
 
@@ -30,6 +31,8 @@ from imgen.training.tokenizer_evaluation import prefix_sums, reconstruction_sums
 
 # Codes are points, not weights: decay would pull unused ones together.
 DECAY = ((r"codebook$", 0.0), (r"kernel$", 1.0), (".*", 0.0))
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -115,6 +118,11 @@ class TokenizerTask(Task):
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         if self.adversary:
+            if self.adversary.start > self.total_steps:
+                log.warning(
+                    "the discriminator starts at step %d, but the run ends at %d: it never trains",
+                    self.adversary.start, self.total_steps,
+                )  # fmt: skip
             arguments = self.disc_optimizer or self.optimizer
             self._disc_optimizer, _ = construct(
                 optim.make_optimizer, arguments, "disc_optimizer", total_steps=self.total_steps
@@ -181,12 +189,12 @@ class TokenizerTask(Task):
         care, params = self._care.after_step(state["usage"], params, aux, step)
         new = {**state, "step": step, "opt": opt, "usage": care, "params": params}
         if self.ema_decay:
-            decay = jnp.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+            decay = optim.ema_decay_at(self.ema_decay, step)
             new["ema"] = optim.ema_update(state["ema"], params, decay, self.tokenizer.frozen)
         metrics = {
             **aux["metrics"],
             "grad_norm": optax.global_norm(grads["params"]),
-            "learning_rate": self._learning_rate(state["step"]),
+            "learning_rate": self._learning_rate(optim.schedule_position(state["opt"])),
         }
         if "mse" in aux:
             metrics["psnr"] = 10.0 * jnp.log10(4.0 / aux["mse"])

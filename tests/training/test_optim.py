@@ -6,7 +6,14 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.training.gradients import accumulate
-from imgen.training.optim import describe, ema_update, make_optimizer, make_schedule
+from imgen.training.optim import (
+    describe,
+    ema_decay_at,
+    ema_update,
+    make_optimizer,
+    make_schedule,
+    schedule_position,
+)
 
 PARAMS = {
     "embed": {"table": jnp.ones((4, 3))},
@@ -152,3 +159,44 @@ def test_each_part_has_its_own_key():
     draws = [float(jax.random.uniform(k)) for k in keys]
     assert draws[0] != draws[1]
     np.testing.assert_allclose(loss, np.mean(draws), rtol=1e-6)
+
+
+def test_the_logged_learning_rate_is_the_one_of_the_updates_that_are_made():
+    optimizer, learning_rate = make_optimizer(
+        learning_rate=1.0, total_steps=400, schedule={"name": "linear"}, skip_norm=10.0,
+        frozen=("kept",),
+    )  # fmt: skip
+    params = {"w": jnp.zeros(2), "kept": jnp.zeros(2)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    small, large = ({"w": jnp.full(2, x), "kept": jnp.zeros(2)} for x in (0.1, 20.0))
+    for gradient in [small] * 110 + [large] * 30:
+        _, state = update(gradient, state, params)
+    assert schedule_position(state) == 110  # not 140: left-out updates don't count
+    moved, _ = update(small, state, params)
+    assert abs(float(moved["w"][0])) <= float(learning_rate(schedule_position(state))) + 1e-6
+
+
+def test_a_run_can_go_on_with_another_clip_norm():
+    params = {"w": jnp.zeros(2)}
+    states = [
+        make_optimizer(learning_rate=1.0, total_steps=9, clip_norm=norm)[0].init(params)
+        for norm in (1.0, 0.5, 0, None)
+    ]
+    assert len({str(jax.tree.structure(state)) for state in states}) == 1
+
+
+def test_a_young_average_forgets_the_initial_weights():
+    average = jnp.ones(())
+    for step in range(1, 11):
+        decay = ema_decay_at(0.9999, jnp.asarray(step))
+        average = ema_update({"w": average}, {"w": jnp.zeros(())}, decay)["w"]
+    assert average < 0.002  # 0.999 without warm-up
+    assert ema_decay_at(0.99, jnp.asarray(10_000)) == jnp.float32(0.99)
+    assert ema_decay_at(0.99, jnp.asarray(1), warmup=False) == 0.99
+
+
+def test_a_warm_up_as_long_as_the_run_is_warned_of(caplog):
+    make_schedule(1.0, 100, name="cosine", warmup_steps=99)
+    assert not caplog.records
+    make_schedule(1.0, 100, name="cosine", warmup_steps=100)
+    assert "the warm-up of 100 steps is no shorter than the run of 100" in caplog.text

@@ -23,6 +23,7 @@ def train_step(golden: Golden) -> None:
         total_steps=2,
         condition_dropout=0.0,
         ema_decay=ema_decay,
+        ema_warmup=False,
         optimizer=dict(learning_rate=golden.meta["lr"], weight_decay=0.05),
     )
     batches = [
