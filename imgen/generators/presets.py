@@ -61,3 +61,26 @@ XAR = {
     "L": dict(depth=(16, 16), heads=16, width=1024),
     "H": dict(depth=(20, 20), heads=16, width=1280),
 }
+
+# RAR `modeling/rar.py` and `configs/training/generator/rar.yaml`; sizes: README_RAR.md.
+RAR_BLOCK = dict(
+    plan="raster",
+    plan_options=dict(),
+    scheme="annealed",
+    head_options=dict(bias=True, output_std=0.02),
+    position="target_aware",
+    modulation="slots",
+    norm="layer",
+    norm_eps=1e-6,
+    qk_norm="layer",
+    use_bias=True,
+    ffn="gelu_exact",
+    dropout=0.1,
+    inner_dropout=True,
+)
+RAR = {
+    "B": dict(depth=24, heads=16, width=768, hidden=3072),
+    "L": dict(depth=24, heads=16, width=1024, hidden=4096),
+    "XL": dict(depth=32, heads=16, width=1280, hidden=5120),
+    "XXL": dict(depth=40, heads=16, width=1408, hidden=6144),
+}
