@@ -62,6 +62,22 @@ XAR = {
     "H": dict(depth=(20, 20), heads=16, width=1280),
 }
 
+# MAR `models/mar.py` and README: depths of encoder and decoder, and the head.
+MAR_MODEL = dict(
+    plan="masked",
+    plan_options=dict(),
+    scheme_options=dict(ratio="truncated_normal", rounding="ceil", shared=True),
+    head="diffusion",
+    backbone="mar",
+    init_std="xavier",
+    dropout=0.1,
+)
+MAR = {
+    "B": dict(width=768, backbone_options=dict(depth=(12, 12), heads=12, hidden=3072)),
+    "L": dict(width=1024, backbone_options=dict(depth=(16, 16), heads=16, hidden=4096)),
+    "H": dict(width=1280, backbone_options=dict(depth=(20, 20), heads=16, hidden=5120)),
+}
+
 # RAR `modeling/rar.py` and `configs/training/generator/rar.yaml`; sizes: README_RAR.md.
 RAR_BLOCK = dict(
     plan="raster",
