@@ -47,7 +47,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         dtype="bfloat16",
     )
     stage = config.train.generator
-    stage.update(ema_decay=0.9999, sample_latents=True)
+    # Stored moments are drawn from as they are read.
+    stage.update(ema_decay=0.9999, sample_latents=smoke)
     stage.optimizer = dict(
         name="adamw",
         learning_rate=5e-5 * BATCH_SIZE / 256,

@@ -44,19 +44,23 @@ class NoDefaults:
 class ClassLabels(nn.Module):
     """A table row for each class and a last row for "no class", as a slot and as a vector.
 
-    cond: {"label": [B] int}.
-
+    cond: {"label": [B] int}.   copies: equal slots (MAR's 64).   start: a learned slot before them (RAR).
     (LlamaGen `autoregressive/models/gpt.py`, as `TextFeatures`.)
     """
 
     num_classes: int
     width: int
+    copies: int = 1
+    start: bool = False
     init_std: float = 0.02
     dtype: jnp.dtype = jnp.float32
 
-    num_slots: ClassVar[int] = 1
     inputs: ClassVar[tuple[str, ...]] = ("label",)
     gives: ClassVar[tuple[str, ...]] = ("slots", "vector")
+
+    @property
+    def num_slots(self) -> int:
+        return self.copies + self.start
 
     @nn.nowrap
     def default_conditions(self, num: int, class_balance: str, seed: int) -> Labels:
@@ -77,7 +81,12 @@ class ClassLabels(nn.Module):
             name="table",
         )
         row = table(label)
-        return Condition(slots=row[:, None, :], vector=row)
+        slots = jnp.repeat(row[:, None], self.copies, axis=1)
+        if self.start:
+            first = self.param("start", nn.initializers.zeros, (1, self.width)).astype(row.dtype)
+            first = jnp.broadcast_to(first, (len(row), 1, self.width))
+            slots = jnp.concatenate([first, slots], axis=1)
+        return Condition(slots=slots, vector=row)
 
 
 class TextFeatures(NoDefaults, nn.Module):

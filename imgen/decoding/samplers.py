@@ -121,8 +121,10 @@ class BitFlips:
 SAMPLERS: dict[str, Sampler] = {
     "cached": Cached(),
     "random": RandomOrder(),
-    "masked": Masked(masked.MASKGIT),
+    "masked": Masked(masked.ELM),
+    "maskgit": Masked(masked.MASKGIT),
     "titok": Masked(masked.TITOK),
+    "titok_annealed": Masked(dataclasses.replace(masked.TITOK, annealed=True)),
     "maskbit": Masked(masked.MASKBIT),
     "mar": Masked(masked.MAR),
     "entity_flow": EntityFlow(),

@@ -153,7 +153,7 @@ def plan_model(
     qk_norm: bool | str = False,
     use_bias: bool = False,
     modulation: str = "none",
-    attention_dropout: float = 0.0,
+    inner_dropout: bool = False,
     norm_eps: float = 1e-5,
     init_std: float | str = 0.02,
     remat: str = "none",
@@ -163,31 +163,40 @@ def plan_model(
 
     depth: blocks below the first exit; exit h follows depth + h blocks (NAR's nested heads).
     hidden: feed-forward width, by default Llama's rule.   backbone: "transformer" or a key of BACKBONES,
-    whose arguments are depth, heads, hidden and backbone_options.
+    whose arguments are backbone_options.
     dropout: on the embedded slots, after attention and after the feed-forward (LlamaGen: 0.1).
+    inner_dropout: also of attention's weights and inside of the feed-forward, not on the slots (RAR).
     drop_path: greatest stochastic depth rate; if not 0 it replaces the two inner dropouts, as published.
     ffn, norm, qk_norm, use_bias: see `BlockSpec`.   position, modulation, cond_rope: see `Generator`.
     """
     check_position(position, cond_rope)
-    check_remat(remat)
     shared = dict(init_std=init_std, dtype=dtype)
-    norms = norm_eps if (modulation, backbone) == ("none", "transformer") else None
+    plain = backbone == "transformer"
+    norms = norm_eps if plain and modulation == "none" else None
     made = head(hidden=width, exits=plan.heads, norm_eps=norms, **shared)
-    inner = 0.0 if drop_path else dropout
     block = dict(
         heads=heads, hidden=hidden or swiglu_hidden(width), kv_heads=kv_heads, ffn=ffn, norm=norm,
         norm_eps=norm_eps, qk_norm=qk_norm, use_bias=use_bias, modulated=modulation != "none",
-        attention_dropout=attention_dropout, residual_dropout=inner, ffn_dropout=inner,
-        drop_path=drop_path, **shared,
+        drop_path=drop_path, **_dropouts(0.0 if drop_path else dropout, inner_dropout), **shared,
     )  # fmt: skip
-    if backbone == "transformer":
+    if plain:
         network = _transformer(plan, width, depth, remat, position, **block)
     else:
         given = dict(dropout=dropout, remat=remat, dtype=dtype)
-        network, position = _network(backbone, plan, given, backbone_options or {}), "block"
+        network = _network(backbone, plan, given, backbone_options or {})
     return Generator(
-        spec, plan, made, conditioner, network, width, heads or 1, scheme, dropout, position,
+        spec, plan, made, conditioner, network, width, heads or 1, scheme,
+        dropout if plain and not inner_dropout else 0.0, position if plain else "block",
         modulation, rope_base, cond_rope, **shared,
+    )  # fmt: skip
+
+
+def _dropouts(rate: float, inner: bool) -> dict[str, float]:
+    """Fields of `BlockSpec`: after both branches, or also inside of them (attention drops its output too)."""
+    within = rate if inner else 0.0
+    return dict(
+        attention_dropout=within, residual_dropout=rate - within, hidden_dropout=within,
+        ffn_dropout=rate,
     )  # fmt: skip
 
 
@@ -199,6 +208,7 @@ def _transformer(
         raise UserError("generator lacks depth or heads of its transformer")
     if width % block["heads"]:
         raise UserError(f"generator width {width} is not divisible by {block['heads']} heads")
+    check_remat(remat)
     rows = plan.num_cond + plan.positions if position == "block" else 0
     depths = tuple(depth + h for h in range(plan.heads))
     return Transformer(BlockSpec(position_rows=rows, **block), depths, remat, block["modulated"])
@@ -228,6 +238,7 @@ def _network(backbone: str, plan: Plan, given: dict, options: dict) -> FullAtten
         )
     if Kind.STATE not in plan.fed:
         raise UserError(f"backbone {backbone} sees all slots: it goes with plan masked only")
+    check_remat(given["remat"])
     network = construct(BACKBONES[backbone], options, "generator.backbone_options", **given)
     return FullAttention(network)
 

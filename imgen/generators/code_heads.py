@@ -16,15 +16,37 @@ from imgen.parallel.constrain import constrain
 
 
 class CategoricalHead(Head):
-    """One index out of `size`, by a softmax over all of them."""
+    """One index out of `size`, by a softmax over all of them.
+
+    bias: of the output; output_std: at the start, 0 for a first loss of exactly ln(size) (LlamaGen).
+    tied: the output is the table of the codes' vectors, with a bias (MaskGIT).
+    label_smoothing: share of the training target that is spread over all codes.
+    """
 
     size: int
+    bias: bool = False
+    output_std: float = 0.0
+    tied: bool = False
+    label_smoothing: float = 0.0
 
     def setup(self):
         init = embedding_init(self.init_std)
         self.tokens = nn.Embed(self.size, self.hidden, dtype=self.dtype, embedding_init=init)
         self.norm = self.make_norms()
-        self.head = [Categorical(self.size, dtype=self.dtype) for _ in range(self.exits)]
+        if self.tied:
+            self.head = [OutputBias(self.size) for _ in range(self.exits)]
+            return
+        output = dict(init_std=self.output_std, use_bias=self.bias, dtype=self.dtype)
+        self.head = [Categorical(self.size, **output) for _ in range(self.exits)]
+
+    def read(self, exit: int, hidden: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
+        if not self.tied:
+            return super().read(exit, hidden, vectors)
+        table = self.tokens.embedding.astype(self.dtype)
+        logits = jnp.einsum(
+            "...d,vd->...v", self.normed(exit, hidden), table, preferred_element_type=jnp.float32
+        )
+        return self.head[exit](logits)
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -37,6 +59,14 @@ class CategoricalHead(Head):
     @nn.nowrap
     def nll(self, out: jax.Array, codes: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         return categorical_nll(out, codes)
+
+    @nn.nowrap
+    def loss(self, out: jax.Array, codes: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        nll, share = self.nll(out, codes), self.label_smoothing
+        if not share:
+            return nll
+        of_all = jax.nn.logsumexp(out, axis=-1) - jnp.mean(out, axis=-1)
+        return (1 - share) * nll + share * of_all
 
     @nn.nowrap
     def log_normalizer(self, out: jax.Array) -> jax.Array:
@@ -142,17 +172,29 @@ class Categorical(nn.Module):
 
     size: int
     init_std: float = 0.0
+    use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, hidden: jax.Array) -> jax.Array:
         logits = Logits(
             self.size,
-            use_bias=False,
+            use_bias=self.use_bias,
             dtype=self.dtype,
             name="output",
             kernel_init=nn.initializers.normal(self.init_std),
         )(hidden)
+        return constrain(logits, "batch", *(None,) * (logits.ndim - 2), "vocab")
+
+
+class OutputBias(nn.Module):
+    """Adds a bias, zero at first, to float32 logits [..., V]."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, logits: jax.Array) -> jax.Array:
+        logits = logits + self.param("bias", nn.initializers.zeros, (self.size,))
         return constrain(logits, "batch", *(None,) * (logits.ndim - 2), "vocab")
 
 

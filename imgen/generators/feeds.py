@@ -63,6 +63,8 @@ def _query(head, learned, slots: Slots) -> jax.Array:
 
 
 def _state(head, learned, slots: Slots) -> jax.Array:
+    if learned is None:  # the network looks at what is known only
+        return _code(head, None, slots)
     is_state = slots.kind == Kind.STATE
     unknown = is_state & slots.hidden[:, slots.src * is_state]  # [B, W]
     return jnp.where(unknown[..., None], learned.astype(head.dtype), _code(head, None, slots))

@@ -67,6 +67,8 @@ class Generator(nn.Module):
         nn.share_scope(self, self.head)
         vector, plan = embedding_init(self.init_std), self.plan
         own = [FEEDS[kind] for kind in plan.fed if FEEDS[kind].parameter]
+        if self.transformer.masks:
+            own.remove(FEEDS[Kind.STATE])
         self.learned = {
             f.parameter: self.param(f.parameter, vector, f.shape(plan, self.width)) for f in own
         }
@@ -166,9 +168,9 @@ class Generator(nn.Module):
         teacher = self.scheme.training(key, self.plan, batch, progress)
         keys = jax.random.split(key, batch)
         out = self(codes, cond, null, teacher.order, teacher.hidden, keys)
-        nll = self.head.nll(out, codes, keys)
+        loss = self.head.loss(out, codes, keys)
         squares = self.head.log_normalizer(out)
-        return Loss(nll, teacher.weight, {} if squares is None else {"log_normalizer": squares})
+        return Loss(loss, teacher.weight, {} if squares is None else {"log_normalizer": squares})
 
     def evaluate(self, codes: jax.Array, cond: dict) -> jax.Array:
         """Returns -log p(codes | cond) in nats, [B]; the same for the same codes, whatever the order.

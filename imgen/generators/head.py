@@ -96,6 +96,10 @@ class Head(nn.Module, kw_only=True):
         """Returns -log p of each position's code in nats, [B, P]. keys [B]: for heads whose loss is drawn."""
         raise NotImplementedError
 
+    def loss(self, out: jax.Array, codes: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Returns what training minimises in place of `nll`, [B, P]."""
+        return self.nll(out, codes, keys)
+
     @nn.nowrap
     def log_normalizer(self, out: jax.Array) -> jax.Array | None:
         """Returns the mean square [B, P] of the log sum exp of a position's logits, which a z-loss keeps

@@ -60,14 +60,14 @@ def table_positions(
 
 def target_rows(plan: Plan, slots: np.ndarray | jax.Array, order: jax.Array | None):
     """Returns rows of such a table for the position that each slot predicts, [W] or [B, W]; -1 for none."""
-    xp = np if order is None else jnp
     targets = _positions(plan.target, slots, order)
+    xp = np if isinstance(targets, np.ndarray) else jnp
     return xp.where(targets < 0, -1, plan.num_cond + targets)
 
 
 def _positions(of_slot, slots, order) -> np.ndarray | jax.Array:
     """The position of each slot, -1 for none; with an order the position that each sample has there."""
     if order is None:
-        return np.asarray(of_slot)[slots]
+        return (np if isinstance(slots, np.ndarray) else jnp).asarray(of_slot)[slots]
     at = jnp.asarray(of_slot)[slots]
     return jnp.where(at < 0, -1, order[:, at])

@@ -61,3 +61,76 @@ XAR = {
     "L": dict(depth=(16, 16), heads=16, width=1024),
     "H": dict(depth=(20, 20), heads=16, width=1280),
 }
+
+# MaskGIT `maskgit/configs/maskgit_class_cond_config.py`, and TiTok's generators: 1d-tokenizer
+# `modeling/maskgit.py`, `configs/training/generator/maskgit.yaml`.
+BERT_SIZE = dict(depth=24, heads=16, hidden=3072)
+MASKGIT = dict(
+    plan="masked",
+    plan_options=dict(),
+    width=768,
+    scheme_options=dict(ratio="cosine", least=0.5, per_sample=True),
+    head_options=dict(tied=True, label_smoothing=0.1),
+    backbone="bert",
+    backbone_options=dict(activation="gelu_tanh", transform=True, **BERT_SIZE),
+    dropout=0.1,
+)
+TITOK = dict(
+    plan="masked",
+    plan_options=dict(),
+    scheme_options=dict(ratio="arccos", shown_weight=0.1),
+    head_options=dict(bias=True, output_std=0.02, label_smoothing=0.1),
+)
+IMAGE_BERT = dict(
+    **TITOK,
+    width=768,
+    backbone="bert",
+    backbone_options=dict(token_types=2, **BERT_SIZE),
+    dropout=0.1,
+)
+UVIT_BERT = dict(
+    **TITOK,
+    width=1024,
+    backbone="uvit",
+    backbone_options=dict(depth=20, heads=16, hidden=4096),
+    dropout=0.0,
+)
+
+# MAR `models/mar.py` and README: depths of encoder and decoder, and the head.
+MAR_MODEL = dict(
+    plan="masked",
+    plan_options=dict(),
+    scheme_options=dict(ratio="truncated_normal", rounding="ceil", shared=True),
+    head="diffusion",
+    backbone="mar",
+    init_std="xavier",
+    dropout=0.1,
+)
+MAR = {
+    "B": dict(width=768, backbone_options=dict(depth=(12, 12), heads=12, hidden=3072)),
+    "L": dict(width=1024, backbone_options=dict(depth=(16, 16), heads=16, hidden=4096)),
+    "H": dict(width=1280, backbone_options=dict(depth=(20, 20), heads=16, hidden=5120)),
+}
+
+# RAR `modeling/rar.py` and `configs/training/generator/rar.yaml`; sizes: README_RAR.md.
+RAR_BLOCK = dict(
+    plan="raster",
+    plan_options=dict(),
+    scheme="annealed",
+    head_options=dict(bias=True, output_std=0.02),
+    position="target_aware",
+    modulation="slots",
+    norm="layer",
+    norm_eps=1e-6,
+    qk_norm="layer",
+    use_bias=True,
+    ffn="gelu_exact",
+    dropout=0.1,
+    inner_dropout=True,
+)
+RAR = {
+    "B": dict(depth=24, heads=16, width=768, hidden=3072),
+    "L": dict(depth=24, heads=16, width=1024, hidden=4096),
+    "XL": dict(depth=32, heads=16, width=1280, hidden=5120),
+    "XXL": dict(depth=40, heads=16, width=1408, hidden=6144),
+}

@@ -4,16 +4,15 @@ Shapes: B batch, P positions.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from imgen.errors import UserError
 from imgen.generators.arrays import Purpose, fold
+from imgen.generators.mask_schedules import still_masked_counts
 from imgen.generators.model import Likelihood
 from imgen.generators.plan import Plan
 
@@ -150,6 +149,7 @@ class Masked:
         key of RATIOS for the share, of which at least `least` is taken.
     rounding: of their number, "round", "ceil" (MAR) or "floor"; at least one is hidden.
     shared: whether a batch shares the number (MAR).   shown_weight: of the loss of shown codes (TiTok: 0.1).
+    per_sample: whether all samples count alike, however many of their codes are hidden (MaskGIT).
     """
 
     ratio: str = "steps"
@@ -158,10 +158,13 @@ class Masked:
     rounding: str = "round"
     shared: bool = False
     shown_weight: float = 0.0
+    per_sample: bool = False
 
     likelihood: ClassVar[Likelihood] = "bound"
     trains_on_likelihood: ClassVar[bool] = False
-    samplers: ClassVar[tuple[str, ...]] = ("masked", "titok", "maskbit", "mar")
+    samplers: ClassVar[tuple[str, ...]] = (
+        "masked", "maskgit", "titok", "titok_annealed", "maskbit", "mar",
+    )  # fmt: skip
     unsure: ClassVar[tuple[str, ...]] = ("mar",)
 
     def __post_init__(self):
@@ -182,6 +185,8 @@ class Masked:
         count = self._count(fold(of_count, 0), plan.positions)
         hidden = random_positions(fold(keys, 1), count, plan.positions)
         weight = jnp.where(hidden, 1.0, self.shown_weight).astype(jnp.float32)
+        if self.per_sample:
+            weight /= weight.sum(axis=1, keepdims=True)
         return Teacher(None, hidden, weight)
 
     def _count(self, keys: jax.Array, positions: int) -> jax.Array:
@@ -199,34 +204,6 @@ class Masked:
 
     def decoding(self, keys: jax.Array, plan: Plan) -> None:
         return None
-
-
-def cosine_law(call: int, steps: int) -> float:
-    return math.cos(math.pi / 2 * call / steps)
-
-
-def arccos_law(call: int, steps: int) -> float:
-    return math.acos(call / steps) / (math.pi / 2)
-
-
-def still_masked_counts(
-    positions: int, steps: int, law: Callable[[int, int], float] | None = None
-) -> np.ndarray:
-    """Returns how many positions are masked before each call and at the end, int32 [steps + 1].
-
-    At least one is decided a call, and at least one is left for the next. law: (calls done, all calls) ->
-    the share that is still masked, MaskGIT's cosine by default. Raises UserError for more steps than
-    positions.
-    """
-    law = law or cosine_law
-    if not 1 <= steps <= positions:
-        raise UserError(
-            f"masked decoding of {positions} positions takes 1 to {positions} steps, not {steps}"
-        )
-    left = [positions]
-    for call in range(1, steps):
-        left.append(max(1, min(left[-1] - 1, int(positions * law(call, steps)))))
-    return np.asarray([*left, 0], np.int32)
 
 
 def likelihood_mask(keys: jax.Array, positions: int) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,8 @@ Shapes: B batch, T slots, D width, N heads, H head width, L layers, C context ro
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,26 +22,31 @@ from imgen.nn.norms import RMSNorm
 from imgen.nn.stack import check_remat, stack
 from imgen.parallel.constrain import constrain
 
-FEED_FORWARD = {"swiglu": GatedMLP, "gelu": GeluMLP}
+FEED_FORWARD = {
+    "swiglu": GatedMLP,
+    "gelu": GeluMLP,
+    "gelu_exact": functools.partial(GeluMLP, activation="gelu"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockSpec:
     """The options of a transformer's block; the defaults are Llama's (LlamaGen `gpt.py`).
 
-    hidden: of the feed-forward.   ffn: "swiglu", or "gelu" with biases.   norm: "rms", "layer", or "plain",
-    a LayerNorm without gain and bias.
+    hidden: of the feed-forward.   ffn: "swiglu", or with biases "gelu", the approximation, or "gelu_exact".
+    norm: "rms", "layer", or "plain", a LayerNorm without gain and bias.
     modulated: a vector shifts, scales and gates both branches (adaLN-zero), in the order shift, scale,
     gate of
         attention, then of the feed-forward.   modulation_init: of that layer's kernel, None for zeros.
     position_rows: rows of a table of learned positions, added to what attention reads; 0 for none.
+    hidden_dropout: inside of the feed-forward; ffn_dropout: of what it gives.
     drop_path: greatest rate of stochastic depth, of the last layer.
     """
 
     heads: int
     hidden: int
     kv_heads: int | None = None
-    ffn: Literal["swiglu", "gelu"] = "swiglu"
+    ffn: Literal["swiglu", "gelu", "gelu_exact"] = "swiglu"
     norm: Literal["rms", "layer", "plain"] = "rms"
     norm_eps: float = 1e-5
     qk_norm: bool | str = False
@@ -50,6 +56,7 @@ class BlockSpec:
     position_rows: int = 0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
+    hidden_dropout: float = 0.0
     ffn_dropout: float = 0.0
     drop_path: float = 0.0
     init_std: Init = 0.02
@@ -121,7 +128,10 @@ class Block(nn.Module):
 
         shift, scale, gate = of_ffn
         h = self.branch_input(x, "ffn_norm", shift, scale)
-        h = FEED_FORWARD[spec.ffn](spec.hidden, spec.init_std, spec.dtype, name="ffn")(h)
+        mlp = FEED_FORWARD[spec.ffn](
+            spec.hidden, spec.init_std, spec.dtype, dropout=spec.hidden_dropout, name="ffn"
+        )
+        h = mlp(h)
         h = h if gate is None else h * gate
         x = x + DropPath(spec.drop_path > 0)(Dropout(spec.ffn_dropout)(h), drop_path_rate)
         return constrain(x, "batch", None, None), cache
@@ -172,6 +182,8 @@ class Transformer(nn.Module):
     exits: tuple[int, ...]
     remat: Literal["none", "full", "dots"] = "none"
     modulated_exits: bool = False
+
+    masks: ClassVar[bool] = False  # see `FullAttention`
 
     @property
     def depth(self) -> int:
@@ -237,13 +249,17 @@ class FullAttention(nn.Module):
     """A network (x [B, S, D], known [B, S] bool) -> [B, S, D] in a Transformer's place: one exit, no cache.
 
     S slots, the condition's first; the network has positions of its own, and its parameters stand in this
-    module's place.
+    module's place. One that `masks` has a mask vector of its own, and looks at known slots only.
     """
 
     network: nn.Module
 
     def setup(self):
         nn.share_scope(self, self.network)
+
+    @property
+    def masks(self) -> bool:
+        return self.network.masks
 
     def __call__(self, x: Float[Array, "B S D"], around: Surroundings) -> list[jax.Array]:
         return [self.network(x, around.known)]

@@ -86,6 +86,9 @@ class WindowHead(Head):
     def nll(self, out: jax.Array, codes: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         return self.inner.nll(out, codes, keys).sum(axis=2)
 
+    def loss(self, out: jax.Array, codes: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        return self.inner.loss(out, codes, keys).sum(axis=2)
+
     @nn.nowrap
     def log_normalizer(self, out: jax.Array) -> jax.Array | None:
         squares = self.inner.log_normalizer(out)

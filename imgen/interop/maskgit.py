@@ -5,14 +5,61 @@ bytedance/1d-tokenizer, modeling/maskgit.py (`ImageBert`, `UViTBert`). All have 
 classes.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from imgen.generators import make_generator
+from imgen.generators.generator import Generator
+from imgen.generators.presets import IMAGE_BERT, MASKGIT, UVIT_BERT
 from imgen.interop import vit
 from imgen.interop.table import FIRST, LINEAR, Row, Transform, layer, norm
+from imgen.latents import LatentSpec
 
 TABLES = ("tokens/embedding", "mask", "conditioner/table/embedding")
 # Hugging Face's BERT counts its positions in a buffer.
 IGNORED = (r"model\.embeddings\.position_ids",)
+
+
+def titok_from_config(config: Mapping[str, Any], **more: Any) -> Generator:
+    """The Generator of 1d-tokenizer's configuration, without dropout; its codes are a row of tokens."""
+    model = {"ViT": IMAGE_BERT, "UViT": UVIT_BERT}[config["model_type"]]
+    size = dict(
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+    )
+    return make_generator(
+        LatentSpec("index", (config["image_seq_len"],), config["codebook_size"]),
+        **model
+        | dict(dropout=0.0, width=config["hidden_size"])
+        | dict(backbone_options=model["backbone_options"] | size)
+        | more,
+        conditioning=dict(name="class", num_classes=config["condition_num_classes"]),
+    )
+
+
+def flax_from_config(config: Mapping[str, Any]) -> Generator:
+    """The Generator of the original MaskGIT, without dropout; its codes are a row of tokens."""
+    size = dict(
+        depth=config["num_layers"],
+        heads=config["num_heads"],
+        hidden=config["intermediate_size"],
+    )
+    return make_generator(
+        LatentSpec("index", (config["seq"],), config["codebook_size"]),
+        **MASKGIT
+        | dict(dropout=0.0, width=config["hidden_size"])
+        | dict(backbone_options=MASKGIT["backbone_options"] | size),
+        conditioning=dict(name="class", num_classes=config["num_class"]),
+    )
+
+
+def titok_rows(generator: Generator, model_type: str) -> list[Row]:
+    """The table of 1d-tokenizer's "ViT" or "UViT"."""
+    rows = {"ViT": image_bert_rows, "UViT": uvit_bert_rows}[model_type]
+    return rows(generator.head.size, generator.transformer.network.heads)
 
 
 def vocabulary_row(official: str, codes: int) -> Row:

@@ -1,21 +1,42 @@
 """RAR: official state dict <-> our parameters (bytedance/1d-tokenizer, modeling/rar.py).
 
-Its tables have rows that nothing ever reads: the mask of the vocabulary, and of positions and slots all beyond the
-grid's. Ours lack them; on the way back they are zero.
+Its tables have rows that nothing ever reads: the mask of the vocabulary, and of positions and slots all that
+are beyond the grid's. Ours lack them; on the way back they are zero.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from imgen.generators import make_generator
+from imgen.generators.generator import Generator
+from imgen.generators.presets import RAR_BLOCK
 from imgen.interop import vit
 from imgen.interop.table import LINEAR, Row, Transform, layer, norm
+from imgen.latents import LatentSpec
 
 PREFIX = 2  # the slots of cls and of the condition
 SPARE = 1024  # rows of the tables of positions beyond those of the codes
 SPARE_SLOTS = 100  # and of the table of slots
 
 
-def rows(codes: int, positions: int, heads: int) -> list[Row]:
-    """The conversion table of one model. codes: the vocabulary's; positions: of the grid."""
+def generator_from_config(config: Mapping[str, Any]) -> Generator:
+    """The Generator of an official configuration, without dropout; its codes are a row of tokens."""
+    return make_generator(
+        LatentSpec("index", (config["image_seq_len"],), config["codebook_size"]),
+        **RAR_BLOCK | dict(dropout=0.0),
+        conditioning=dict(name="class", num_classes=config["condition_num_classes"], start=True),
+        width=config["hidden_size"],
+        depth=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+    )
+
+
+def rows(generator: Generator) -> list[Row]:
+    """The conversion table of one model."""
+    codes, positions, heads = generator.head.size, generator.plan.positions, generator.heads
 
     def join(tokens: np.ndarray, classes: np.ndarray) -> np.ndarray:
         return np.concatenate([tokens, np.zeros_like(tokens[:1]), classes])

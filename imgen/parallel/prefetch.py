@@ -29,7 +29,7 @@ def to_global(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str
         shape = (len(rows) * jax.process_count(), *rows.shape[1:])
         return jax.make_array_from_process_local_data(sharding, rows, shape)
 
-    return {name: place(rows) for name, rows in batch.items()}
+    return jax.tree.map(place, batch)
 
 
 def on_device(

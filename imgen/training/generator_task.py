@@ -15,7 +15,7 @@ from imgen.config.construct import construct
 from imgen.config.types import check_range
 from imgen.decoding import Sampling, check_sampling, draw_latents
 from imgen.errors import UserError
-from imgen.generators import LatentModel
+from imgen.generators import LatentModel, backbones
 from imgen.parallel.constrain import constrain
 from imgen.report import pixels as images
 from imgen.training import optim
@@ -48,6 +48,7 @@ SHARDING_RULES = [
         r"^params/.*(compress|expand|context|modulation|time_\d|time/(in|out)|inputs_\d|output)/kernel$",
         ("fsdp", None),
     ),
+    *backbones.SHARDING_RULES,
     (r"^params/positions_\d$", (None, "fsdp")),
     (r"^params/conditioner/.*(embedding|kernel)$", (None, "fsdp")),
     (

@@ -5,7 +5,7 @@ Sources: google-research/maskgit, nets/maskgit_transformer.py; bytedance/1d-toke
 (`ImageBert`, Hugging Face's BertModel without a pooler).
 """
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,8 @@ class Bert(nn.Module):
     init_std: Init = 0.02
     remat: str = "none"
     dtype: Any = jnp.float32
+
+    masks: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x: jax.Array, known: jax.Array) -> jax.Array:

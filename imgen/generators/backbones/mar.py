@@ -6,7 +6,7 @@ Shapes: B batch, S slots (the condition's first, then the positions), D the enco
 Source: "Autoregressive Image Generation without Vector Quantization"; LTH14/mar, models/mar.py.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,8 @@ class EncoderDecoder(nn.Module):
     init_std: Init = "xavier"
     remat: str = "none"
     dtype: Any = jnp.float32
+
+    masks: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: jax.Array, known: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ Sources: "All are Worth Words: A ViT Backbone for Diffusion Models"; bytedance/1
 modeling/maskgit.py (`UViTBert`) and modeling/modules/blocks.py.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -31,6 +31,8 @@ class UViT(nn.Module):
     init_std: Init = 0.02
     remat: str = "none"
     dtype: Any = jnp.float32
+
+    masks: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, x: jax.Array, known: jax.Array) -> jax.Array:

@@ -70,7 +70,7 @@ def forward(g: Golden) -> None:
 
 
 def check_blocks(g: Golden, generator, params, codes, cond, null, tolerance) -> None:
-    """The residual stream after each block. The official code also feeds the last code, which nobody reads."""
+    """The residual stream after each block. The official code also feeds the last code, read by nobody."""
     stacked = params["transformer"]["blocks_0"]
     for depth in range(1, generator.transformer.layers + 1):
         first = {"blocks_0": jax.tree.map(lambda leaf, n=depth: leaf[:n], stacked)}

@@ -1,6 +1,6 @@
-"""How many positions a masked model still masks: published laws and their counts, as host-side tables.
+"""How many positions masked decoding leaves masked: published laws and their counts, as host-side tables.
 
-A law is a function of the share of the calls that are done. Sources: google-research/maskgit,
+A law is a function of the share of the steps that are done. Sources: google-research/maskgit,
 libml/mask_schedule.py; bytedance/1d-tokenizer, modeling/maskgit.py; markweberdev/maskbit,
 modeling/modules/masking.py; LTH14/mar, models/mar.py.
 """
@@ -13,7 +13,7 @@ from imgen.errors import UserError
 
 Law = Callable[[np.ndarray, int], np.ndarray]
 
-# (share of the calls that are done, positions) -> share of the positions that are masked.
+# (share of the steps that are done, positions) -> share of the positions that are masked.
 LAWS: dict[str, Law] = {
     "uniform": lambda done, positions: 1 - done,
     "cosine": lambda done, positions: np.cos(done.dtype.type(np.pi / 2) * done),
@@ -25,7 +25,7 @@ SMALLEST = 1e-6
 
 
 def masked_share(law: str, done: np.ndarray, positions: int) -> np.ndarray:
-    """Returns the share of `positions` that is masked when the share `done` of the calls is done, in
+    """Returns the share of `positions` that is masked when the share `done` of the steps is done, in
     [1e-6, 1] and in the precision of `done`. law: key of LAWS, or "pow" and an exponent ("pow2.5":
     1 - done^2.5; MaskBit's root and square are 0.5 and 2). Raises UserError for another."""
     if law.startswith("pow"):
@@ -40,19 +40,22 @@ def masked_share(law: str, done: np.ndarray, positions: int) -> np.ndarray:
     return np.clip(share, done.dtype.type(SMALLEST), 1)
 
 
-def still_masked(
-    law: str, positions: int, calls: int, dtype: type[np.floating] = np.float64
+def still_masked_counts(
+    positions: int, steps: int, law: str = "cosine", dtype: type[np.floating] = np.float64
 ) -> np.ndarray:
-    """Returns how many positions are masked before each call and at the end, int [calls + 1].
+    """Returns how many positions are masked before each step and at the end, int32 [steps + 1].
 
-    Every call decides one at least, and leaves one at least to the next. dtype: in which the law is computed;
-    MaskGIT's float32 leaves 7 of 16 where its cosine is a half, other codes' float64 leaves 8.
+    A step decides one at least while more than one is masked, and leaves one at least to the next. dtype: in
+    which the law is computed; MaskGIT's float32 leaves 7 of 16 where its cosine is a half, other codes'
+    float64 leaves 8. Raises UserError for more steps than positions.
     """
-    if not 1 <= calls <= positions:
-        raise UserError(f"masked decoding of {positions} positions takes 1 to {positions} calls")
-    done = (np.arange(1, calls + 1) / calls).astype(dtype)
+    if not 1 <= steps <= positions:
+        raise UserError(
+            f"masked decoding of {positions} positions takes 1 to {positions} steps, not {steps}"
+        )
+    done = (np.arange(1, steps + 1) / steps).astype(dtype)
     wanted = np.floor(positions * masked_share(law, done, positions)).astype(int)
     left = [positions]
     for count in wanted[:-1]:
         left.append(max(1, min(left[-1] - 1, int(count))))
-    return np.asarray([*left, 0])
+    return np.asarray([*left, 0], np.int32)
