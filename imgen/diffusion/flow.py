@@ -11,7 +11,7 @@ Artifacts of High Guidance Scales" (APG) for the projected guidance.
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import jax
@@ -223,22 +223,8 @@ def solve(
     if solver == "euler_maruyama" and noise is None:
         raise UserError("euler_maruyama draws noise at every step: give `noise`")
     times = np.asarray(times, np.float64)
-    count, deltas = len(times) - 1, np.diff(times)
-    inputs = (
-        jnp.asarray(times, jnp.float32) if inputs is None else jax.tree.map(jnp.asarray, inputs)
-    )
-    spread = np.sqrt(-2 * times[:-1] * deltas)
-    spread[-1] = 0.0
-    host = {"t": times[:-1], "dt": deltas, "spread": spread}
-    rows = {name: jnp.asarray(table, jnp.float32) for name, table in host.items()}
-    rows["number"] = jnp.arange(count)
-    rows["at"] = jax.tree.map(lambda a: a[:-1], inputs)
-    rows["next"] = jax.tree.map(lambda a: a[1:], inputs)
-    guided = np.zeros(count, bool) if guidance is None else guidance.steps(times)
-    if guidance is not None:
-        rows["scale"] = jnp.broadcast_to(jnp.asarray(guidance.scale, jnp.float32), count)
-    if noise is not None and not callable(noise):
-        rows["xi"] = jnp.concatenate([noise, jnp.zeros_like(x)[None]]).astype(jnp.float32)
+    guided = np.zeros(len(times) - 1, bool) if guidance is None else guidance.steps(times)
+    rows = _rows(x, times, inputs, guidance, noise)
     remembers = bool(guided.any()) and guidance.momentum != 0
 
     def step(with_guidance: bool, corrects: bool, carry: tuple, row: dict) -> tuple[tuple, None]:
@@ -263,12 +249,49 @@ def solve(
         return (x, running), None
 
     x = x.astype(jnp.float32)
-    carry = (x, jnp.zeros_like(x) if remembers else None)
-    start = 0
     corrects = (times[1:] != 0) & (solver == "heun")
-    for kind, group in itertools.groupby(zip(guided.tolist(), corrects.tolist(), strict=True)):
+    carry = (x, jnp.zeros_like(x) if remembers else None)
+    return _scan(step, carry, rows, zip(guided.tolist(), corrects.tolist(), strict=True))[0]
+
+
+def _rows(
+    x: jax.Array,
+    times: np.ndarray,
+    inputs: Any,
+    guidance: ProjectedGuidance | None,
+    noise: jax.Array | Callable[[jax.Array], jax.Array] | None,
+) -> dict[str, Any]:
+    """Returns what each step of `solve` reads, arrays [T, ...]: its number, time and change of time, how far
+    noise spreads, the networks' inputs at both ends, and guidance's scale and the noise where given."""
+    count, deltas = len(times) - 1, np.diff(times)
+    inputs = (
+        jnp.asarray(times, jnp.float32) if inputs is None else jax.tree.map(jnp.asarray, inputs)
+    )
+    spread = np.sqrt(-2 * times[:-1] * deltas)
+    spread[-1] = 0.0
+    host = {"t": times[:-1], "dt": deltas, "spread": spread}
+    rows = {name: jnp.asarray(table, jnp.float32) for name, table in host.items()}
+    rows["number"] = jnp.arange(count)
+    rows["at"] = jax.tree.map(lambda a: a[:-1], inputs)
+    rows["next"] = jax.tree.map(lambda a: a[1:], inputs)
+    if guidance is not None:
+        rows["scale"] = jnp.broadcast_to(jnp.asarray(guidance.scale, jnp.float32), count)
+    if noise is not None and not callable(noise):
+        rows["xi"] = jnp.concatenate([noise, jnp.zeros_like(x)[None]]).astype(jnp.float32)
+    return rows
+
+
+def _scan(
+    step: Callable[..., tuple[Any, None]], carry: Any, rows: dict, kinds: Iterable[tuple]
+) -> Any:
+    """Returns the carry after all rows, in a `lax.scan` over each stretch of steps that are of one kind.
+
+    step: (*kind, carry, row) -> (carry, None).   kinds: one a row, known on the host.
+    """
+    start = 0
+    for kind, group in itertools.groupby(kinds):
         stop = start + len(list(group))
         part = jax.tree.map(lambda a, s=slice(start, stop): a[s], rows)
         carry, _ = jax.lax.scan(lambda c, r, k=kind: step(*k, c, r), carry, part)
         start = stop
-    return carry[0]
+    return carry

@@ -12,10 +12,11 @@ from imgen.errors import UserError
 from imgen.generators import xar
 from imgen.generators.backbones import BACKBONES
 from imgen.generators.bit_diffusion import BitDiffusion
+from imgen.generators.code_heads import BernoulliHead, CategoricalHead, SubCodeHead
+from imgen.generators.denoising_heads import DiffusionHead, FlowHead
 from imgen.generators.entities import ENTITIES
 from imgen.generators.generator import Generator
 from imgen.generators.head import Head
-from imgen.generators.heads import make_head
 from imgen.generators.lexinvariant import lexinvariant as make_lexinvariant
 from imgen.generators.model import LatentModel
 from imgen.generators.orders import masked, next_neighbour, parallel_groups, random_order, raster
@@ -52,6 +53,22 @@ PLANS = {
 }
 # No plan, but the same choice: Instella's diffusion over all bits at once.
 BIT_DIFFUSION = "bit_diffusion"
+
+HEADS = {
+    "categorical": CategoricalHead,
+    "subcodes": SubCodeHead,
+    "bernoulli": BernoulliHead,
+    "diffusion": DiffusionHead,
+    "flow": FlowHead,
+}
+LATENTS = {
+    "categorical": "index",
+    "subcodes": "bits",
+    "bernoulli": "bits",
+    "diffusion": "continuous",
+    "flow": "continuous",
+}
+DEFAULT_HEADS = {"index": "categorical", "bits": "bernoulli", "continuous": "flow"}
 
 
 def build_model(settings: Mapping[str, Any], spec: LatentSpec) -> LatentModel:
@@ -228,6 +245,22 @@ def _head(
     if lexinvariant is not None:
         return make_lexinvariant(head, lexinvariant)
     return head if window == 1 else WindowHead(inner=head, window=window, blocks=blocks, **fields)
+
+
+def make_head(spec: LatentSpec, name: str | None, options: Mapping[str, Any], **given: Any) -> Head:
+    """Returns a head for the latents of `spec`: key of HEADS, by default that of DEFAULT_HEADS, and its
+    options; given: the fields of `Head`. Raises UserError for one that doesn't fit."""
+    name = name or DEFAULT_HEADS[spec.kind]
+    if name not in HEADS:
+        raise UserError(f"generator.head {name!r} is none of {', '.join(HEADS)}")
+    if spec.kind != LATENTS[name]:
+        fitting = [head for head, kind in LATENTS.items() if kind == spec.kind]
+        raise UserError(
+            f"a {name} head needs {LATENTS[name]} latents; this tokenizer gives {spec.kind} "
+            f"(heads for those: {', '.join(fitting)})"
+        )
+    size = {"index": "size", "bits": "bits", "continuous": "channels"}[spec.kind]
+    return construct(HEADS[name], options, "generator.head_options", **{size: spec.size}, **given)
 
 
 def _network(backbone: str, plan: Plan, given: dict, options: dict) -> FullAttention:

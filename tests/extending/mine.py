@@ -18,9 +18,8 @@ from imgen.decoding import SAMPLERS, Sampling
 from imgen.decoding.samplers import Cached
 from imgen.evaluation.definition import PAIRS, Metric
 from imgen.evaluation.metrics import METRICS
-from imgen.generators.build import PLANS, Order
+from imgen.generators.build import HEADS, LATENTS, PLANS, Order
 from imgen.generators.code_heads import CategoricalHead
-from imgen.generators.heads import HEADS, LATENTS
 from imgen.generators.orders import raster
 from imgen.generators.plan import Plan
 from imgen.generators.schemes import SCHEMES, Fixed

@@ -16,8 +16,7 @@ from imgen import evaluate, sample, train
 from imgen.data import SOURCES
 from imgen.decoding import SAMPLERS, draw_latents, network_calls
 from imgen.evaluation.metrics import METRICS
-from imgen.generators.build import PLANS
-from imgen.generators.heads import HEADS, LATENTS
+from imgen.generators.build import HEADS, LATENTS, PLANS
 from imgen.generators.schemes import SCHEMES
 from imgen.runs import cli
 from imgen.runs.run import Run

@@ -7,6 +7,7 @@ import pytest
 
 from imgen.errors import UserError
 from imgen.generators.backbones import Bert, EncoderDecoder, UViT
+from tests.tokenizers.random_params import compiled, random_params
 
 WIDTH, COND = 16, 2
 NETWORKS = {
@@ -23,37 +24,34 @@ def inputs(positions=6, seed=0):
     return x, jnp.tile(known, (2, 1))
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
-def network(request):
-    net = NETWORKS[request.param]
-    return net, net.init(jax.random.key(1), *inputs())
-
-
-def test_every_slot_sees_every_known_one(network):
-    net, params = network
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_slot_sees_every_known_one(name):
+    net = NETWORKS[name]
     x, known = inputs()
+    params, apply = random_params(net, x, known), compiled(net)
     moved = x.at[:, -2, 0].add(1.0)  # position 4 of 6, which is known
     assert bool(known[0, -2])
-    difference = np.abs(net.apply(params, moved, known) - net.apply(params, x, known)).max((0, 2))
+    difference = np.abs(apply(params, moved, known) - apply(params, x, known)).max((0, 2))
     assert (difference > 1e-5).all()
 
 
 def test_mar_does_not_see_what_is_masked_however_much_is():
     net = NETWORKS["mar"]
     x, known = inputs()
-    params = net.init(jax.random.key(1), x, known)
+    params, apply = random_params(net, x, known), compiled(net)
     hidden = jnp.where(known[..., None], x, 1e3)
-    np.testing.assert_array_equal(net.apply(params, hidden, known), net.apply(params, x, known))
+    np.testing.assert_array_equal(apply(params, hidden, known), apply(params, x, known))
 
 
 def test_mars_encoder_of_all_slots_is_that_of_the_known_ones_alone():
     """The released code drops the others."""
     net = NETWORKS["mar"]
     x, known = inputs()
-    params = net.init(jax.random.key(1), x, known)["params"]
+    params = random_params(net, x, known)["params"]
     kept = np.flatnonzero(known[0])
     short = {k: v[kept] if k.endswith("positions") else v for k, v in params.items()}
 
+    @jax.jit
     def encoder(params, x, known):
         _, found = net.apply({"params": params}, x, known, capture_intermediates=of_encoder)
         return found["intermediates"]["encoder_norm"]["__call__"][0]
@@ -68,9 +66,9 @@ def test_mars_encoder_of_all_slots_is_that_of_the_known_ones_alone():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_recomputing_layers_changes_no_gradient(name):
     x, known = inputs()
+    params = random_params(NETWORKS[name], x, known)
 
     def gradient(net):
-        params = net.init(jax.random.key(1), x, known)
         return jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(net.apply(p, x, known)))))(params)
 
     net = NETWORKS[name]
