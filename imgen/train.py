@@ -23,7 +23,7 @@ from ml_collections import FrozenConfigDict
 from imgen import config
 from imgen.errors import UserError
 from imgen.report.metrics_log import MetricWriter, read_metrics
-from imgen.report.run_page import write_report
+from imgen.report.run_page import write_classes, write_report
 from imgen.report.summary import summary_text
 from imgen.runs import cli
 from imgen.runs.experiment import STAGES, Experiment
@@ -67,6 +67,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
         log.info("changed since the last start: %s", change)
     if jax.process_index() == 0:
         config.write_config(experiment.settings, workdir)
+        write_classes(workdir, experiment.data.class_names)
     log.info("%s on %d %s device(s)", workdir, mesh.size, mesh.devices.flat[0].platform)
     writer, began = MetricWriter(workdir), time.monotonic()
     run = dict(workdir=workdir, mesh=mesh, seed=experiment.seed, writer=writer)

@@ -1,5 +1,7 @@
 """report.html of a run: the newest numbers, pictures and curves of every stage."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgen.report.metrics_log import read_metrics
@@ -23,9 +25,28 @@ def write_report(workdir: str | Path) -> Path:
         )
         for stage, values in summarize(rows).items()
     ]
+    if names := read_classes(workdir):
+        named = " · ".join(f"{label} {name}" for label, name in enumerate(names))
+        sections.append(page.Section(heading="Classes", texts=[named]))
     path = workdir / "report.html"
     page.write_page(path, workdir.absolute().name, str(workdir.absolute()), sections)
     return path
+
+
+def write_classes(workdir: str | Path, names: Sequence[str] | None) -> None:
+    """Keeps the names of a run's classes in RUN/classes.json, in the order of their numbers."""
+    if names:
+        text = json.dumps(list(names), ensure_ascii=False, indent=0)
+        (Path(workdir) / "classes.json").write_text(text, "utf-8")
+
+
+def read_classes(workdir: str | Path) -> list[str]:
+    """Returns the names of a run's classes, none where it keeps none."""
+    try:
+        names = json.loads((Path(workdir) / "classes.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def charts(rows: list[dict]) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 
 from imgen.report import pixels
 from imgen.report.metrics_log import MetricWriter, read_metrics
-from imgen.report.run_page import MOST_PICTURES, write_report
+from imgen.report.run_page import MOST_PICTURES, write_classes, write_report
 from imgen.report.summary import number, summarize, summary_text
 from tests.report import reading
 
@@ -78,6 +78,15 @@ def test_names_are_escaped_and_a_run_without_rows_has_a_page(tmp_path):
     folder.mkdir()
     page = reading.Page(write_report(folder))
     assert page.texts.count("a <b> & c") == 2 and str(folder) in page.texts  # title, heading, path
+
+
+def test_classes_stand_on_the_page_by_their_numbers(tmp_path):
+    a_run(tmp_path)
+    write_classes(tmp_path, ("1", "2", "größe & <10>"))
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "0 1 · 1 2 · 2 größe &amp; &lt;10&gt;" in page
+    (tmp_path / "classes.json").write_text("{broken")
+    assert "Classes" not in write_report(tmp_path).read_text("utf-8")
 
 
 def test_commands_start_without_the_plotting_library():
