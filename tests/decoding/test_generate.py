@@ -27,7 +27,7 @@ LIKELIEST = Sampling(filters=GREEDY)
 
 
 def test_padding_the_calls_changes_nothing():
-    generator, params = build("nar", (4, 4))
+    generator, params = build("nar", (3, 4), depth=1)
     logits = [
         generate(
             generator,
@@ -46,7 +46,7 @@ def test_padding_the_calls_changes_nothing():
 def test_bfloat16_decoding_is_float32_decoding_to_its_precision():
     cond, logits = {"label": jnp.array([0, 1])}, {}
     for dtype in (jnp.float32, jnp.bfloat16):
-        generator, params = build(dtype=dtype)
+        generator, params = build(grid=(2, 3), depth=1, dtype=dtype)
         weights = decoding_params(params, dtype)
         _, logits[dtype] = generate(
             generator, weights, cond, jax.random.key(0), sampling=LIKELIEST, return_out=True
@@ -59,7 +59,7 @@ def test_bfloat16_decoding_is_float32_decoding_to_its_precision():
 def test_text_padding_changes_nothing():
     """A caption's features give the same image whatever stands in the padding."""
     text = {"name": "text", "text_width": 6, "num_slots": 5}
-    generator, params = build(conditioning=text, cond_rope="identity")
+    generator, params = build(grid=(2, 3), depth=1, conditioning=text, cond_rope="identity")
     features = jax.random.normal(jax.random.key(3), (2, 5, 6))
     mask = jnp.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     run = [
@@ -79,7 +79,7 @@ def test_text_padding_changes_nothing():
 
 @pytest.mark.parametrize("plan, interval", [("raster", None), ("nar", None), ("nar", (0, 5))])
 def test_guided_logits_are_those_of_two_full_forward_passes(plan, interval):
-    generator, params = build(plan, (3, 3))
+    generator, params = build(plan, (3, 3), depth=1)
     cond, guidance = {"label": jnp.array([0, 1])}, Guidance(3.0, interval=interval)
     latents, logits = generate(
         generator,
@@ -97,7 +97,7 @@ def test_guided_logits_are_those_of_two_full_forward_passes(plan, interval):
 
 
 def test_guidance_of_one_is_no_guidance_bit_for_bit():
-    generator, params = build()
+    generator, params = build(grid=(2, 3), depth=1)
     cond, weights = {"label": jnp.array([0, 1])}, decoding_params(params)
     plain, linear = (
         generate(
@@ -114,7 +114,7 @@ def test_guidance_of_one_is_no_guidance_bit_for_bit():
 
 
 def test_an_image_depends_on_its_number_not_on_its_batch_or_the_compilation():
-    generator, params = build("nar")
+    generator, params = build("nar", (2, 3), depth=1)
     weights, key, labels = decoding_params(params), jax.random.key(5), jnp.arange(6) % 3
 
     def run(ids, **kwargs):
@@ -175,7 +175,7 @@ def test_guidance_schedules():
 
 
 def test_random_orders_differ_by_image_and_come_from_its_number():
-    generator, params = build("random", (3, 3))
+    generator, params = build("random", (3, 3), depth=1)
     plan = random_order_parallel((3, 3), steps=4)
     weights, key = decoding_params(params), jax.random.key(5)
 
@@ -262,7 +262,7 @@ def test_settings_that_a_model_has_no_use_for_are_refused(model, sampling, messa
 
 
 def test_steps_change_the_calls_of_a_random_order():
-    generator, params = build("random", (3, 3))
+    generator, params = build("random", (3, 3), depth=1)
     cond, key, ids = {"label": jnp.arange(2)}, jax.random.key(0), jnp.arange(2)
     calls, drawn = [], []
     for steps in (None, 3):

@@ -194,13 +194,14 @@ def test_ratio_laws_hide_their_share(ratio, mean):
 
 
 def test_mars_ratio_is_a_truncated_normal_that_a_batch_shares():
-    scheme = Masked("truncated_normal", rounding="ceil", shared=True)
-    counts = []
-    for n in range(200):
-        hidden = scheme.training(jax.random.key(n), masked((256,)), 3, 0.0).hidden
-        count = np.asarray(hidden.sum(axis=1))
-        assert (count == count[0]).all() and (hidden[0] != hidden[1]).any()
-        counts.append(count[0])
+    scheme, plan = Masked("truncated_normal", rounding="ceil", shared=True), masked((256,))
+    draw = jax.jit(jax.vmap(lambda key: scheme.training(key, plan, 3, 0.0).hidden))
+    hidden = np.asarray(draw(jax.random.split(jax.random.key(0), 200)))  # [200, 3, 256]
+    counts = hidden.sum(axis=2)
+    assert (counts == counts[:, :1]).all()
+    counts = counts[:, 0]
+    alike = (hidden[:, 0] == hidden[:, 1]).all(axis=1)
+    np.testing.assert_array_equal(alike, counts == 256)  # where not all are hidden
     assert 180 <= min(counts) and max(counts) <= 256
     # Mean of a normal (1, 0.25) cut to [0.7, 1].
     assert np.mean(counts) / 256 == pytest.approx(0.864, abs=0.02)

@@ -29,6 +29,7 @@ PLANS = {
     "random": ((2, 3), {}),
 }
 CATEGORICAL, SUBCODES, BERNOULLI = HEADS
+ONE = {"depth": 1}  # layer, where more would show nothing else
 # Every plan, every head, and what else a generator may be made of: the other pairs are traced below.
 MODELS = [
     ("raster", *PLANS["raster"], SUBCODES),
@@ -36,17 +37,17 @@ MODELS = [
     ("nar", (2, 3), {}, BERNOULLI),
     ("par", *PLANS["par"], BERNOULLI),
     ("random", *PLANS["random"], SUBCODES),
-    ("raster", (10,), {}, {}),
-    ("nar", (2, 3, 2), {}, {}),
-    ("token_shuffle", (4, 6), {}, {}),
-    ("nar", (4, 6), {}, {"window": 2, **SUBCODES}),
-    ("random", (4, 4), {}, {"window": 2, "position": "learned"}),
-    ("nar", (3, 3), {}, {"position": "block", "ffn": "gelu", "qk_norm": True}),
+    ("raster", (10,), {}, ONE),
+    ("nar", (2, 3, 2), {}, ONE),
+    ("token_shuffle", (4, 6), {}, ONE),
+    ("nar", (4, 6), {}, {"window": 2, **SUBCODES, **ONE}),
+    ("random", (4, 4), {}, {"window": 2, "position": "learned", **ONE}),
+    ("nar", (3, 3), {}, {"position": "block", "ffn": "gelu", "qk_norm": True, **ONE}),
     ("raster", (7,), {}, {"position": "block", "conditioning": "layer_text", **BERNOULLI}),
     ("nar", (3, 3), {}, {"conditioning": "layer_text"}),
-    ("raster", (3, 3), {}, {"conditioning": "text_tokens", "cond_rope": "identity"}),
-    ("raster", (3, 3), {}, {"lexinvariant": 1.0}),
-    ("random", (3, 3), {}, {"lexinvariant": 0.5}),
+    ("raster", (3, 3), {}, {"conditioning": "text_tokens", "cond_rope": "identity", **ONE}),
+    ("raster", (3, 3), {}, {"lexinvariant": 1.0, **ONE}),
+    ("random", (3, 3), {}, {"lexinvariant": 0.5, **ONE}),
 ]
 IDS = [f"{n}-{plan}" for n, (plan, *_) in enumerate(MODELS)]
 DRAWN = 3  # samples of cached decoding

@@ -78,6 +78,16 @@ def test_what_fails_after_the_last_step_loses_nothing_and_is_done_again(tmp_path
     assert train(tmp_path / "a", toy_stage(steps=6)) is None
 
 
+@pytest.fixture
+def signals_are_heard():
+    """Under nohup, or in the background of a script, a process is born deaf to some."""
+    before = {s: signal.signal(s, signal.SIG_DFL) for s in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("signals_are_heard")
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
     """The first one comes between steps, the second one in the midst of an evaluation, which is given up."""

@@ -26,24 +26,30 @@ from imgen.training.tokenizer_task import TokenizerTask
 OPTIMIZER = dict(name="adamw", learning_rate=1e-3, eps=1e-3, weight_decay=0.05)
 
 
-def train(task, batch, mesh, steps=3):
-    """State and metrics after some steps on one batch."""
+def train(task, batch, mesh, start=None, steps=3):
+    """The state before, drawn where none is given, and state and metrics after some steps on one batch."""
     with jax.set_mesh(mesh):
         batch = jax.device_put(batch, batch_sharding(mesh))
         abstract = abstract_state(task, batch, task.sharding_rules, mesh)
-        state = init_state(task, 0, batch, abstract)
         shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        if start is None:
+            state = init_state(task, 0, batch, abstract)
+        else:
+            state = jax.device_put(start, shardings)
+        start = jax.device_get(state)
         step = jax.jit(task.train_step, out_shardings=(shardings, None))
         for i in range(steps):
             state, metrics = step(state, batch, jax.random.key(i))
-        return jax.device_get((state, metrics))
+        return start, jax.device_get((state, metrics))
 
 
-def assert_same(task, batch):
-    one = train(task, batch, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
-    eight = train(task, batch, make_mesh(2, 2, 2))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-        np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-3)
+def assert_same(task, batch, draws=False):
+    """draws: the initial parameters too are drawn on either mesh."""
+    start, one = train(task, batch, make_mesh(1, 1, 1, devices=jax.devices()[:1]))
+    other_start, eight = train(task, batch, make_mesh(2, 2, 2), None if draws else start)
+    for ours, theirs in ((start, other_start), (one, eight)):
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("plan", ["raster", "nar"])
@@ -65,7 +71,8 @@ def test_generator(plan):
         "codes": rng.integers(0, 32, (8, 3, 4)).astype(np.int32),
         "label": rng.integers(0, 5, 8).astype(np.int32),
     }
-    assert_same(GeneratorTask(generator, None, None, OPTIMIZER, 10, ema_decay=0.9), batch)
+    task = GeneratorTask(generator, None, None, OPTIMIZER, 10, ema_decay=0.9)
+    assert_same(task, batch, draws=plan == "raster")
 
 
 @pytest.mark.parametrize("name", ["xar", "diffusion"])
