@@ -78,6 +78,11 @@ def test_recomputing_layers_changes_no_gradient(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
+def test_heads_that_do_not_divide_the_width_are_one_line():
+    with pytest.raises(UserError, match="3 heads do not divide a width of 16"):
+        Bert(1, 3, 32).init(jax.random.key(0), *inputs())
+
+
 def test_a_u_vit_has_halves():
-    with pytest.raises(UserError, match="even depth"):
-        UViT(3, 2, 32).init(jax.random.key(0), *inputs())
+    with pytest.raises(UserError, match="depth of 2"):
+        UViT(1, 2, 32).init(jax.random.key(0), *inputs())

@@ -83,9 +83,8 @@ def test_masked_codes_do_not_leak(name):
     assert (logits(codes) != logits(jnp.where(hidden, codes, 0))).any(axis=-1).all()
 
 
-@pytest.mark.parametrize("name", ["maskgit_256", "titok_s128"])
-def test_a_recipe_trains_evaluates_samples_and_resumes(name, tmp_path, capsys):
-    run, recipe = tmp_path / "run", f"configs/maskgit.py:{name},smoke"
+def test_the_recipe_trains_evaluates_samples_and_resumes(tmp_path, capsys):
+    run, recipe = tmp_path / "run", "configs/maskgit.py:titok_s128,smoke"
     rows = run_recipe(recipe, run)
     assert len(losses(rows)) == 4 and np.isfinite(losses(rows)).all()
     measure(run, "likelihood", capsys)

@@ -10,12 +10,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from imgen.errors import UserError
 from imgen.nn.attention import Attention, SlotPositions
 from imgen.nn.dropout import Dropout
 from imgen.nn.mlp import GeluMLP, Init, kernel_init
 from imgen.parallel.constrain import constrain
 
 NOWHERE = SlotPositions(None, None, None)  # slots without rotary positions
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises UserError for heads that don't divide a width."""
+    if width % heads:
+        raise UserError(f"{heads} heads do not divide a width of {width}: change one of them")
 
 
 class PostNormBlock(nn.Module):
@@ -34,6 +41,7 @@ class PostNormBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, visible: jax.Array) -> tuple[jax.Array, None]:
+        check_heads(x.shape[-1], self.heads)
         norm = functools.partial(nn.LayerNorm, self.norm_eps, dtype=self.dtype)
         attention = Attention(
             self.heads,
@@ -75,6 +83,7 @@ class PreNormBlock(nn.Module):
         key_valid: jax.Array | None,  # [B, S] bool: the slots that are seen, None for all
         visible: jax.Array,  # [S]
     ) -> tuple[jax.Array, jax.Array | None]:
+        check_heads(x.shape[-1], self.heads)
         norm = functools.partial(nn.LayerNorm, self.norm_eps, dtype=self.dtype)
         if skip is not None:
             init = kernel_init(self.init_std)

@@ -20,7 +20,8 @@ from imgen.nn.stack import stack
 class UViT(nn.Module):
     """x + positions through depth / 2 blocks, one in the middle, depth / 2 with skips, and a norm.
 
-    [B, S, D] -> [B, S, D].   depth: even; there are depth + 1 blocks.   hidden: of the feed-forward.
+    [B, S, D] -> [B, S, D].   depth: an odd one is that of one less, as published.
+    hidden: of the feed-forward.
     """
 
     depth: int
@@ -37,8 +38,8 @@ class UViT(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, known: jax.Array) -> jax.Array:
         """known [B, S] bool: not asked for, as x [B, S, D] has mask vectors in place of unknown codes."""
-        if self.depth % 2 or self.depth < 2:
-            raise UserError(f"a U-ViT has an even depth of 2 or more, not {self.depth}")
+        if self.depth < 2:
+            raise UserError(f"a U-ViT has a depth of 2 or more, not {self.depth}")
         slots = x.shape[1]
         positions = self.param("positions", embedding_init(self.init_std), x.shape[1:])
 
