@@ -37,9 +37,9 @@ SLOW = [
     "tokenizers/test_binary_1d.py", "tokenizers/test_conv_tokenizers.py", "tokenizers/test_dynamic.py",
     "tokenizers/test_flextok.py", "tokenizers/test_mingtok.py", "tokenizers/test_titok.py",
     "tokenizers/test_tokenizer_task.py",
-    "training/test_feature_metrics.py", "training/test_generator_task.py", "training/test_loop.py",
-    "training/test_resume.py", "training/test_sampling.py", "training/test_tasks_sharded.py",
-    "test_configs.py",
+    "training/test_best.py", "training/test_feature_metrics.py", "training/test_generator_task.py",
+    "training/test_loop.py", "training/test_resume.py", "training/test_sampling.py",
+    "training/test_tasks_sharded.py", "test_configs.py",
 ]  # fmt: skip
 
 
