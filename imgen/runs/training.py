@@ -3,6 +3,7 @@
 What is wrong with the last stage's settings should not come out after hours of the first.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ from imgen.training.sample_metrics import SAMPLE_METRICS
 from imgen.training.stage import Stage, checkpoint_dir
 from imgen.training.task import Task
 from imgen.training.warm_start import check_warm_start
+
+log = logging.getLogger("imgen.train")
 
 # Of a stage that is trained: how it is sampled from and shown.
 FREE_WHEN_TRAINED = ("guidance", "filters", "sampling", "num_samples", "num_pictures")
@@ -171,6 +174,8 @@ def check(experiment: Experiment, workdir: str | Path, mesh: jax.sharding.Mesh) 
         if name == "generator":
             batch = experiment.model.conditioner.example(1)
             check_data(experiment)
+        for doubt in task.doubts():
+            log.warning("%s: %s", name, doubt)
         evaluators(name, experiment, task, workdir)
         shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
         _check_checkpoint(name, shapes | _frozen_shapes(task), workdir)

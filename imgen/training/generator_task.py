@@ -130,6 +130,9 @@ class GeneratorTask(Task):
     def parameter_notes(self, params) -> dict[str, str]:
         return optim.describe(params, **self.optimizer)
 
+    def doubts(self) -> list[str]:
+        return optim.doubts(total_steps=self.total_steps, **self.optimizer)
+
     def init(self, rng: jax.Array, batch: Batch) -> State:
         params = self.generator.init_params(rng)
         state = {

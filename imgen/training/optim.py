@@ -1,6 +1,5 @@
 """Optimisers, learning-rate schedules, weight decay and freezing by parameter path."""
 
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,8 +11,6 @@ from imgen.config.construct import construct
 from imgen.config.types import check_range
 from imgen.errors import UserError
 from imgen.params import paths
-
-log = logging.getLogger(__name__)
 
 SCALINGS: dict[str, Callable] = {
     "adamw": lambda b1, b2, eps: optax.scale_by_adam(b1, b2, eps),
@@ -80,11 +77,6 @@ def make_schedule(
                 f"schedule: warmup_share {warmup_share} must be in [0, 1), and warmup_steps 0 beside it"
             )
         warmup_steps = round(warmup_share * total_steps)
-    if warmup_steps >= total_steps:
-        log.warning(
-            "the warm-up of %d steps is no shorter than the run of %d: its learning rate never gets to %g",
-            warmup_steps, total_steps, learning_rate,
-        )  # fmt: skip
     if name not in SCHEDULES:
         raise UserError(f"schedule {name!r} is none of {', '.join(SCHEDULES)}")
     after = construct(
@@ -203,6 +195,19 @@ def describe(
         return f"decay {weight_decay * factor:g}" if factor else "no decay"
 
     return {path: note(path) for path in paths.flatten(params)}
+
+
+def doubts(
+    learning_rate: float, total_steps: int, schedule: Mapping | None = None, **_
+) -> list[str]:
+    """Lists, in lines, what of an optimiser's arguments will not do what it looks like in a run."""
+    warmup_steps = (schedule or {}).get("warmup_steps", 0)
+    if warmup_steps < total_steps:
+        return []
+    return [
+        f"the warm-up of {warmup_steps} steps is no shorter than the run of {total_steps}: its learning rate "
+        f"never gets to {learning_rate:g}"
+    ]
 
 
 def schedule_position(opt_state: optax.OptState) -> jax.Array:

@@ -50,3 +50,7 @@ class Task(Protocol):
         """Says what the optimiser does to each parameter, by path, for the table printed at the start
         (`optim.describe`)."""
         return {}
+
+    def doubts(self) -> list[str]:
+        """Lists, in lines, settings that will not do what they look like, to warn of before training."""
+        return []

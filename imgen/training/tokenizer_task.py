@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import re
 from typing import Any
 
@@ -31,8 +30,6 @@ from imgen.training.tokenizer_evaluation import prefix_sums, reconstruction_sums
 
 # Codes are points, not weights: decay would pull unused ones together.
 DECAY = ((r"codebook$", 0.0), (r"kernel$", 1.0), (".*", 0.0))
-
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -118,15 +115,19 @@ class TokenizerTask(Task):
             optim.make_optimizer, self.optimizer, "optimizer", total_steps=self.total_steps
         )
         if self.adversary:
-            if self.adversary.start > self.total_steps:
-                log.warning(
-                    "the discriminator starts at step %d, but the run ends at %d: it never trains",
-                    self.adversary.start, self.total_steps,
-                )  # fmt: skip
             arguments = self.disc_optimizer or self.optimizer
             self._disc_optimizer, _ = construct(
                 optim.make_optimizer, arguments, "disc_optimizer", total_steps=self.total_steps
             )
+
+    def doubts(self) -> list[str]:
+        found = optim.doubts(total_steps=self.total_steps, **self.optimizer)
+        if self.adversary and self.adversary.start > self.total_steps:
+            found.append(
+                f"the discriminator starts at step {self.adversary.start}, but the run ends at "
+                f"{self.total_steps}: it never trains"
+            )
+        return found
 
     @property
     def frozen_items(self) -> State:

@@ -1,11 +1,15 @@
 """What a user can get wrong: one clear line, exit status 2 (3 for a loss that is not finite)."""
 
+import shutil
+
 import jax.numpy as jnp
 import pytest
 from PIL import Image
 
 from imgen import config, evaluate, sample, train
+from imgen.report.metrics_log import read_metrics
 from imgen.runs import cli
+from imgen.runs.run import Run
 from imgen.training import optim
 from tests.data.tiny import write_tfds
 
@@ -16,6 +20,18 @@ def run(capsys, *arguments: str) -> tuple[int, str]:
     """Exit status and standard error of imgen.train, in this process."""
     status = cli.run(lambda: train.main(arguments))
     return status, capsys.readouterr().err.strip()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A short run, whose first start was mistaken."""
+    workdir = tmp_path_factory.mktemp("errors") / "run"
+    common = ["--config", QUICK, "--workdir", f"{workdir}", "--config.train.tokenizer.log_every=1"]
+    wrong = [*common, "--config.generator.width=50"]
+    assert cli.run(lambda: train.main(wrong)) == 2
+    short = ["--config.train.tokenizer.steps=2", "--config.train.generator.steps=1"]
+    assert cli.run(lambda: train.main([*common, *short])) == 0
+    return workdir
 
 
 def folder_of_images(path, classes, size=(32, 32)):
@@ -217,11 +233,9 @@ def test_a_clip_norm_of_none_or_0_clips_nothing(off):
     assert updates["a"][0] == pytest.approx(-1e-4, rel=1e-2) and abs(others["a"][0]) < 1e-9
 
 
-def test_a_mistake_does_not_spoil_the_workdir(capsys, tmp_path):
-    common = ["--config", QUICK, "--workdir", f"{tmp_path}"]
-    assert run(capsys, *common, "--config.generator.width=50")[0] == 2
-    short = ["--config.train.tokenizer.steps=1", "--config.train.generator.steps=1"]
-    assert run(capsys, *common, *short)[0] == 0
+def test_a_mistake_does_not_spoil_the_workdir(begun):
+    steps = [row["step"] for row in read_metrics(begun / "metrics.jsonl") if "loss" in row]
+    assert steps == [1, 2, 1] and Run(begun).generator().step == 1
 
 
 def test_a_run_without_generator_says_so(capsys, tmp_path):
@@ -276,25 +290,24 @@ def test_too_many_broken_images(capsys, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
-    capsys, tmp_path
+    capsys, begun, tmp_path
 ):
-    common = ["--config", QUICK, "--workdir", f"{tmp_path}", "--config.train.tokenizer.log_every=1"]
-    few = ["--config.train.tokenizer.steps=2"]
-    assert run(capsys, *common, *few, "--config.train.generator.steps=1")[0] == 0
-    kept = sorted(p.name for p in (tmp_path / "checkpoints" / "tokenizer").iterdir())
+    workdir = tmp_path / "run"
+    shutil.copytree(begun, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "generator")
+    common = ["--config", QUICK, "--workdir", f"{workdir}", "--config.train.tokenizer.log_every=1"]
+    kept = sorted(p.name for p in (workdir / "checkpoints" / "tokenizer").iterdir())
     status, err = run(capsys, *common, "--config.train.tokenizer.optimizer.learning_rate=1e38")
     said = [
         line for line in err.splitlines() if line.startswith("imgen:")
     ]  # a slow step shows progress too
     assert status == 3 and len(said) == 1
     assert "tokenizer step" in err and "checkpoints/tokenizer/2" in err
-    assert sorted(p.name for p in (tmp_path / "checkpoints" / "tokenizer").iterdir()) == kept
+    assert sorted(p.name for p in (workdir / "checkpoints" / "tokenizer").iterdir()) == kept
 
 
-def test_resuming_another_architecture(capsys, tmp_path):
-    common = ["--config", QUICK, "--workdir", f"{tmp_path}"]
-    small = ["--config.train.tokenizer.steps=1", "--config.train.generator.steps=1"]
-    assert run(capsys, *common, *small)[0] == 0
+def test_resuming_another_architecture(capsys, begun):
+    common = ["--config", QUICK, "--workdir", f"{begun}"]
     status, err = run(capsys, *common, "--config.tokenizer.ch=24")
     assert (
         status == 2 and "tokenizer.ch" in err and "16" in err and "24" in err and "--workdir" in err

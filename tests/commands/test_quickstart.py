@@ -278,30 +278,29 @@ def environment() -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": ""}
 
 
-def test_killed_three_times_it_ends_bit_for_bit_as_if_never_killed(tmp_path):
-    undisturbed = run(command(tmp_path / "one"), environment())
+def test_stopped_and_killed_twice_it_ends_bit_for_bit_as_if_never_disturbed(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    undisturbed = run(command(one), environment())
     assert undisturbed.returncode == 0, undisturbed.stderr
-    rows = len(exact_rows(tmp_path / "one"))
-    killed_at = kill_at_random(
-        command(tmp_path / "other"), tmp_path / "other", environment(), kills=3, rows=rows, seed=3
-    )
-    assert len(killed_at) == 3 and killed_at[0] < rows / 2 < killed_at[-1] < rows
-    finished = run(command(tmp_path / "other"), environment())
+    rows = len(exact_rows(one))
+    sigterm_saves_and_exits(other)
+    killed_at = kill_at_random(command(other), other, environment(), kills=2, rows=rows, seed=3)
+    assert len(killed_at) == 2 and killed_at[0] < rows / 2 < killed_at[-1] < rows
+    finished = run(command(other), environment())
     assert finished.returncode == 0, finished.stderr
-    assert_same_run(tmp_path / "one", tmp_path / "other", ["tokenizer", "generator"])
+    assert_same_run(one, other, ["tokenizer", "generator"])
+    assert len({(r["stage"], r["step"]) for r in exact_rows(other) if "loss" in r}) == 24
 
 
-def test_sigterm_saves_and_exits_and_the_run_goes_on_exactly(trained, tmp_path):
+def sigterm_saves_and_exits(workdir):
     process = subprocess.Popen(
-        command(tmp_path), env=environment(), stderr=subprocess.PIPE, text=True
+        command(workdir), env=environment(), stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "metrics.jsonl").exists() or len(exact_rows(tmp_path)) < 2:
+    while not (workdir / "metrics.jsonl").exists() or len(exact_rows(workdir)) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert "checkpoint saved" in err and "Traceback" not in err
-    assert list((tmp_path / "checkpoints/tokenizer").glob("[0-9]*"))
-    assert run(command(tmp_path), environment()).returncode == 0
-    assert len({(r["stage"], r["step"]) for r in exact_rows(tmp_path) if "loss" in r}) == 24
+    assert list((workdir / "checkpoints/tokenizer").glob("[0-9]*"))
