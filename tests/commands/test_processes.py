@@ -1,7 +1,6 @@
 """imgen.train and imgen.evaluate as two processes, as on two hosts."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from imgen import evaluate
 from imgen.runs import cli
 from tests.conditioning.tiny_clip import write_clip
 from tests.evaluation.toy_network import untrained_weights
-from tests.training.killing import exact_rows, run
+from tests.training.killing import environment, exact_rows, run
 
 SHORT = [
     "--config.train.tokenizer.steps=2",
@@ -25,7 +24,7 @@ OF_RUN = ("reconstruction", "likelihood", "baselines")
 
 
 def start(
-    index: int, port: int, *arguments: str, module: str = "imgen.train", flags: str = ""
+    index: int, port: int, *arguments: str, module: str = "imgen.train", devices: int = 1
 ) -> subprocess.Popen:
     return subprocess.Popen(
         [
@@ -36,7 +35,7 @@ def start(
             f"localhost:{port},2,{index}",
             *arguments,
         ],
-        env={**os.environ, "XLA_FLAGS": flags},
+        env=environment(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -57,7 +56,7 @@ def test_two_processes_train_sample_and_measure_as_one_does(tmp_path):
     assert [process.returncode for process in pair] == [0, 0], output
     alone = run(
         [sys.executable, "-m", "imgen.train", *common, "--workdir", str(tmp_path / "one")],
-        {**os.environ, "XLA_FLAGS": ""},
+        environment(),
     )
     assert alone.returncode == 0, alone.stderr
     two, one = exact_rows(tmp_path / "two"), exact_rows(tmp_path / "one")
@@ -79,8 +78,8 @@ def measures_of_two_processes_are_those_of_one(workdir, tmp_path):
     common += ["--batch_size", "2"]
     common += ["--clip_weights", write_clip(tmp_path / "clip")]
     common += ["--reference_num", "33", "--features", "fd_cifar", "--features_weights", weights]
-    port, flags = free_port(), os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")
-    how = dict(module="tests.commands.interleaved", flags=flags)
+    port = free_port()
+    how = dict(module="tests.commands.interleaved", devices=2)
     pair = [start(i, port, *common, **how) for i in (0, 1)]
     output = [process.communicate(timeout=300)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], output

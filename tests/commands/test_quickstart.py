@@ -1,7 +1,6 @@
 """The main job in miniature, as the README runs it, and its commands on the result."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from imgen.report.metrics_log import read_metrics
 from imgen.runs import cli
 from tests.evaluation.toy_network import untrained_weights
 from tests.report import reading
-from tests.training.killing import assert_same_run, exact_rows, kill_at_random, run
+from tests.training.killing import assert_same_run, environment, exact_rows, kill_at_random, run
 
 QUICK = "configs/quickstart.py:smoke"
 
@@ -272,10 +271,6 @@ def command(workdir) -> list[str]:
         f"{workdir}",
         *more,
     ]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "XLA_FLAGS": ""}
 
 
 def test_stopped_and_killed_twice_it_ends_bit_for_bit_as_if_never_disturbed(tmp_path):

@@ -3,6 +3,7 @@
 Works for any command that trains into a workdir: the toy of these tests and `imgen.train` alike.
 """
 
+import os
 import random
 import signal
 import subprocess
@@ -21,6 +22,12 @@ def run(
     command: list[str], env: dict[str, str], timeout: float = 300
 ) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=env, timeout=timeout, capture_output=True, text=True)
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a command on so many devices, which compiles as quickly as the tests do."""
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 def kill_at_random(
