@@ -47,8 +47,9 @@ def test_captions_are_true_and_in_few_words():
 
 
 def test_shapes_keep_apart_and_inside():
+    source = Scenes("test")
     for i in range(200):
-        _, things = Scenes("test").scene(i)
+        _, things = source.scene(i)
         for a, b in combinations(things, 2):
             assert max(abs(a.x - b.x), abs(a.y - b.y)) >= 2 * R + 2
         assert all(R <= at <= 32 - R for thing in things for at in thing[2:])
