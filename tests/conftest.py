@@ -38,8 +38,9 @@ SLOW = [
     "tokenizers/test_flextok.py", "tokenizers/test_mingtok.py", "tokenizers/test_titok.py",
     "tokenizers/test_tokenizer_task.py",
     "training/test_best.py", "training/test_feature_metrics.py", "training/test_generator_task.py",
-    "training/test_loop.py", "training/test_resume.py", "training/test_sampling.py",
-    "training/test_tasks_sharded.py", "test_configs.py",
+    "training/test_loop.py", "training/test_reconstructions.py", "training/test_resume.py",
+    "training/test_sampling.py", "training/test_tasks_sharded.py", "training/test_warm_start.py",
+    "test_configs.py",
 ]  # fmt: skip
 
 

@@ -87,9 +87,17 @@ def signals_are_heard():
         signal.signal(signum, handler)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run of 20 steps."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    train(workdir, toy_stage(steps=20))
+    return workdir
+
+
 @pytest.mark.usefixtures("signals_are_heard")
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
+def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, undisturbed, signum):
     """The first one comes between steps, the second one in the midst of an evaluation, which is given up."""
     handlers = [signal.getsignal(s) for s in SIGNALS]
 
@@ -117,8 +125,7 @@ def test_a_signal_saves_at_once_and_the_resumed_run_is_exact(tmp_path, signum):
     ).is_dir()
     assert [signal.getsignal(s) for s in SIGNALS] == handlers
     train(tmp_path / "a", stage)
-    train(tmp_path / "b", stage)
-    assert_same_run(tmp_path / "a", tmp_path / "b", ["toy"])
+    assert_same_run(tmp_path / "a", undisturbed, ["toy"])
 
 
 def test_nan_stops_with_step_and_last_good_checkpoint(tmp_path):
