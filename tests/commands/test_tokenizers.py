@@ -11,6 +11,7 @@ from imgen import config, encode, evaluate, sample, train
 from imgen.data import make_source
 from imgen.params import paths
 from imgen.runs import cli
+from imgen.runs.experiment import Experiment
 from imgen.runs.run import Run
 from tests.evaluation.toy_network import untrained_weights
 
@@ -78,7 +79,7 @@ def test_a_tokenizer_of_bits_is_measured_and_its_stored_bits_train_a_generator(
     settings["train"]["generator"].update(steps=2, sample_metrics=None)
     workdir = tmp_path / "generator"
     workdir.mkdir()
-    train.train(config.from_json(json.dumps(settings)), workdir)
+    train.train(Experiment.build(config.from_json(json.dumps(settings))), workdir)
     nats = measured(workdir, capsys)["likelihood"]["nats_per_image"]
     assert nats == pytest.approx(576 * np.log(2), rel=0.1)  # hardly trained: a coin for every bit
     argv = ["--workdir", str(workdir), "--out", str(tmp_path / "out"), "--num", "2"]

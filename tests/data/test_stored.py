@@ -173,11 +173,16 @@ def test_latents_say_of_which_images_and_crops_they_are(tmp_path):
     assert len(about["data"]["hash"]) == 16
 
 
+def warned(caplog) -> list[str]:
+    """What was warned of; where a command ran before in this process, the log has more."""
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize("change", ["paint", "add", "remove", "rename"])
 def test_images_that_changed_later_are_noticed(tmp_path, change, caplog):
     images, latents = encoded(tmp_path)
     make_source("latents", "train", path=str(latents))
-    assert not caplog.records
+    assert not warned(caplog)
     first = images / "1.png"
     size = first.stat().st_size
     if change == "paint":
@@ -197,7 +202,7 @@ def test_images_that_moved_away_are_no_longer_asked_about(tmp_path, caplog):
     images, latents = encoded(tmp_path)
     images.rename(tmp_path / "elsewhere")
     make_source("latents", "train", path=str(latents))
-    assert not caplog.records
+    assert not warned(caplog)
 
 
 def test_sets_of_crops_of_unlike_images_are_not_put_together(tmp_path):
@@ -254,4 +259,4 @@ def test_origins_that_make_no_sense_are_passed_over(tmp_path, caplog):
         path = tmp_path / str(number)
         write(path, codes_of(500), data={"settings": settings, "hash": "0", "count": 1})
         make_source("latents", "train", path=str(path))
-    assert not caplog.records
+    assert not warned(caplog)
